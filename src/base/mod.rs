@@ -1,0 +1,8 @@
+//! Words without opinions: time, names, secrets, limits. Everything else stands on this floor.
+
+pub mod backoff;
+pub mod clock;
+
+pub mod limits;
+pub mod names;
+pub mod secret;

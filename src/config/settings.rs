@@ -1,0 +1,182 @@
+//! What the program believes: every value checked, every default filled in. Made only by
+//! `validate`, read only by `app`.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{Method, Uri};
+
+use crate::base::names::{IssuerName, RouteName, UpstreamName};
+use crate::base::secret::Secret;
+use crate::http::cors::Cors;
+use crate::identity::HeaderMap;
+use crate::listener;
+use crate::policy::{Auth, Requirement};
+use crate::route::{HostPattern, PathPattern};
+use crate::token::{Places, Rules};
+use crate::upstream;
+
+/// One whole configuration.
+#[derive(Debug)]
+pub struct Settings {
+    /// Threads that serve requests; each has its own listener and upstream pool. Default: one per core.
+    pub workers: NonZeroUsize,
+    /// At least one.
+    pub listeners: Vec<listener::Options>,
+    /// Unique by name and by issuer.
+    pub issuers: Vec<Issuer>,
+    /// Unique by name; those written inline in a route included.
+    pub upstreams: Vec<upstream::Options>,
+    /// In the order of the file.
+    pub routes: Vec<Route>,
+    /// Bound of the verified-token cache, in bytes. Default 64 MiB.
+    pub token_cache_bytes: u64,
+    /// Folder that keeps fetched key sets over a restart.
+    pub jwks_cache: Option<PathBuf>,
+    /// What is revoked.
+    pub denylist: Denylist,
+    /// None: no admin listener, so no metrics and no revocations.
+    pub admin: Option<Admin>,
+    /// Logs.
+    pub telemetry: Telemetry,
+    /// How the program ends.
+    pub shutdown: Shutdown,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug)]
+pub enum KeySource {
+    /// OpenID Connect Discovery 1.0: `{issuer}/.well-known/openid-configuration`, or the given URL.
+    Discovery(Uri),
+    /// A JWKS URL.
+    Url(Uri),
+    /// A JWKS file, watched.
+    File(PathBuf),
+    /// A JWKS written in the configuration: the JSON text.
+    Inline(String),
+    /// A PEM public key or certificate-less SPKI file, watched.
+    PublicKeyFile(PathBuf),
+    /// A shared secret for HS256/384/512, at least as long as the longest allowed hash (RFC 7518 section 3.2).
+    Secret(Secret),
+}
+
+/// `[[issuers]]`
+#[derive(Debug)]
+pub struct Issuer {
+    /// Unique.
+    pub name: IssuerName,
+    /// What its tokens must be. `rules.issuer` is unique.
+    pub rules: Rules,
+    /// Where the keys come from.
+    pub keys: KeySource,
+    /// CA certificates (PEM file) for the fetch instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Whether `http://` to other hosts than this machine is allowed for the fetch. Default false.
+    pub insecure_http: bool,
+    /// How often keys are fetched. Default 5 min; 30 s to 24 h.
+    pub refresh: Duration,
+    /// An unknown `kid` starts at most one fetch in this time. Default 10 s.
+    pub refresh_min_interval: Duration,
+    /// One fetch may take this long. Default 5 s.
+    pub fetch_timeout: Duration,
+    /// Keys older than this, counted from the last good fetch, are no longer trusted (503). Default 24 h.
+    pub stale_max: Duration,
+    /// Claims that become request headers.
+    pub headers: HeaderMap,
+}
+
+/// `[[routes]]`
+#[derive(Debug)]
+pub struct Route {
+    /// Unique.
+    pub name: RouteName,
+    /// Empty: any host.
+    pub hosts: Vec<HostPattern>,
+    /// Prefix or exact.
+    pub path: PathPattern,
+    /// Empty: any method.
+    pub methods: Vec<Method>,
+    /// One of `Settings::upstreams`.
+    pub upstream: UpstreamName,
+    /// Default required.
+    pub auth: Auth,
+    /// Names of `Settings::issuers`; all of them unless the file says which. Empty only on public routes.
+    pub issuers: Vec<IssuerName>,
+    /// Where the token is.
+    pub token: Places,
+    /// Scopes and claims.
+    pub requirement: Requirement,
+    /// For the browser.
+    pub cors: Option<Cors>,
+    /// From the end of the request's head to the head of the answer. Default 60 s.
+    pub timeout: Duration,
+}
+
+/// `[denylist]`
+#[derive(Clone, Debug)]
+pub struct Denylist {
+    /// Most rules; one more is refused. Default 1,000,000.
+    pub max_entries: usize,
+}
+
+/// `[admin]`
+#[derive(Debug)]
+pub struct Admin {
+    /// Loopback, until TLS comes to this listener.
+    pub address: SocketAddr,
+    /// Who may call.
+    pub tokens: Vec<AdminToken>,
+}
+
+/// One caller of the admin API.
+#[derive(Debug)]
+pub struct AdminToken {
+    /// For the audit line.
+    pub name: Box<str>,
+    /// At least 16 bytes.
+    pub secret: Secret,
+    /// What it may do.
+    pub roles: Vec<Role>,
+}
+
+/// What a caller of the admin API may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Read rules and status.
+    Read,
+    /// Revoke tokens, sessions and users.
+    Revoke,
+    /// Revoke and block clients, keys and issuers; lift standing orders.
+    Security,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// Text or JSON. Default text.
+    pub format: LogFormat,
+    /// A filter such as `info` or `jotgate=debug`. Default `info`.
+    pub level: Box<str>,
+    /// One line per request. Default true.
+    pub access_log: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[shutdown]`
+#[derive(Clone, Copy, Debug)]
+pub struct Shutdown {
+    /// Not ready but still serving, so that load balancers look away. Default 0 s.
+    pub drain_delay: Duration,
+    /// Requests still running after this are cut. Default 30 s.
+    pub drain_timeout: Duration,
+}

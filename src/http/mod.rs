@@ -1,0 +1,3 @@
+//! HTTP words that front ends share.
+
+pub mod cors;

@@ -1,0 +1,1 @@
+//! The names that only jotgate may write.

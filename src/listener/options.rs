@@ -1,0 +1,43 @@
+//! What an operator sets of a listener.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// `127.0.0.1:8080`
+    Tcp(SocketAddr),
+    /// `unix:/run/jotgate.sock`
+    Unix(PathBuf),
+}
+
+/// `[[listeners]]`
+#[derive(Debug)]
+pub struct Options {
+    /// Where.
+    pub address: Address,
+    /// HTTP/2 by prior knowledge. Default true.
+    pub http2: bool,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` are believed. Default: none.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Most open connections; further ones wait in the kernel's queue. Default 16,384.
+    pub max_connections: usize,
+    /// From the first byte of a request to the end of its head. Default 10 s.
+    pub header_timeout: Duration,
+    /// A connection without a request; also before its first byte. Default 75 s.
+    pub idle_timeout: Duration,
+    /// Largest request head, in bytes (431). Default 32 KiB.
+    pub max_header_size: usize,
+    /// Most header lines (431). Default 100.
+    pub max_headers: usize,
+    /// Largest request body, in bytes (413). None, the default: no bound; bodies stream.
+    pub max_body_size: Option<u64>,
+    /// Longest silence of a client in the middle of its body (408). Default 60 s.
+    pub body_timeout: Duration,
+    /// Most concurrent streams of one HTTP/2 connection. Default 128.
+    pub max_streams: u32,
+}

@@ -1,0 +1,12 @@
+//! Host + path + method → route. The request's own host and path are parsed here, once, into types
+//! that have one reading only.
+
+mod host;
+mod path;
+mod pattern;
+mod table;
+
+pub use host::{Host, HostError};
+pub use path::{NormalPath, PathError};
+pub use pattern::{HostPattern, PathPattern, PatternError};
+pub use table::{Ambiguous, Conflict, Entry, Found, RouteTable};

@@ -1,0 +1,190 @@
+//! The claims of a token, and the names by which the configuration reaches them.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::rules::ClaimNames;
+use crate::base::clock::UnixSeconds;
+use crate::base::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX};
+
+/// The way to a claim. `sub` is a member of the payload, `realm_access.roles` a member of a member; a name with
+/// `://` in it is taken whole (`https://example.com/roles`), and a JSON Pointer (RFC 6901) says anything else
+/// (`/resource_access/my.api/roles/0`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimPath {
+    text: Box<str>,
+    segments: Box<[Box<str>]>,
+}
+
+/// The text is no way to a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "is no claim; write a name such as \"sub\", \"realm_access.roles\" or \"/realm_access/roles\""
+)]
+pub struct ClaimPathError;
+
+impl ClaimPath {
+    /// Parses a claim's name as the configuration writes it.
+    pub fn parse(text: &str) -> Result<Self, ClaimPathError> {
+        let segments: Vec<Box<str>> = if let Some(pointer) = text.strip_prefix('/') {
+            pointer
+                .split('/')
+                .map(|segment| segment.replace("~1", "/").replace("~0", "~").into())
+                .collect()
+        } else if text.contains("://") {
+            vec![text.into()]
+        } else {
+            text.split('.').map(Box::from).collect()
+        };
+        if segments.iter().any(|segment| segment.is_empty()) || segments.len() > JSON_DEPTH_MAX {
+            return Err(ClaimPathError);
+        }
+        Ok(Self {
+            text: text.into(),
+            segments: segments.into(),
+        })
+    }
+
+    /// The claim's value in a payload. An array is entered by index.
+    #[must_use]
+    pub fn find<'v>(&self, payload: &'v Value) -> Option<&'v Value> {
+        self.segments
+            .iter()
+            .try_fold(payload, |value, segment| match value {
+                Value::Object(members) => members.get(&**segment),
+                Value::Array(elements) => elements.get(segment.parse::<usize>().ok()?),
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+            })
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for ClaimPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A token's claims in typed form. Being well formed is all that this type promises; `Verified<Claims>` promises more.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    /// `iss`
+    pub issuer: Box<str>,
+    /// `aud`, one or many; empty when absent.
+    pub audiences: Vec<Box<str>>,
+    /// `exp`
+    pub expires: UnixSeconds,
+    /// `nbf`
+    pub not_before: Option<UnixSeconds>,
+    /// `iat`
+    pub issued: Option<UnixSeconds>,
+    /// The token's own identifier, by default `jti`.
+    pub token_id: Option<Box<str>>,
+    /// By default `sid`.
+    pub session_id: Option<Box<str>>,
+    /// By default `sub`.
+    pub subject: Option<Box<str>>,
+    /// By default `client_id`, else `azp`.
+    pub client: Option<Box<str>>,
+    /// Scopes.
+    pub scopes: Vec<Box<str>>,
+    /// The whole payload, an object.
+    pub all: Value,
+}
+
+/// A claim has another form than RFC 7519 gives it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("claim {0} is missing or has the wrong form")]
+pub struct ClaimFault(pub Box<str>);
+
+impl Claims {
+    /// Reads the registered claims (RFC 7519 section 4.1), and those that `names` says, out of a payload.
+    pub fn read(all: Value, names: &ClaimNames) -> Result<Self, ClaimFault> {
+        let fault = |name: &str| ClaimFault(name.into());
+        let date = |name: &str| match all.get(name) {
+            None => Ok(None),
+            Some(value) => numeric_date(value).map(Some).ok_or_else(|| fault(name)),
+        };
+        let id = |path: &ClaimPath| match path.find(&all) {
+            None => Ok(None),
+            Some(Value::String(text)) if !text.is_empty() && text.len() <= ID_BYTES_MAX => {
+                Ok(Some(Box::from(text.as_str())))
+            }
+            Some(_) => Err(fault(path.as_str())),
+        };
+        let first = |paths: &[ClaimPath]| {
+            paths
+                .iter()
+                .find(|path| path.find(&all).is_some())
+                .map_or(Ok(None), &id)
+        };
+        let issuer = match all.get("iss") {
+            Some(Value::String(text)) => Box::from(text.as_str()),
+            _ => return Err(fault("iss")),
+        };
+        let audiences = match all.get("aud") {
+            None => vec![],
+            Some(value) => strings(value).ok_or_else(|| fault("aud"))?,
+        };
+        let scopes = match names
+            .scopes
+            .iter()
+            .find_map(|path| path.find(&all).map(|value| (path, value)))
+        {
+            None => vec![],
+            Some((_, Value::String(text))) => text
+                .split(' ')
+                .filter(|s| !s.is_empty())
+                .map(Box::from)
+                .collect(),
+            Some((path, value)) => strings(value).ok_or_else(|| fault(path.as_str()))?,
+        };
+        Ok(Self {
+            issuer,
+            audiences,
+            expires: date("exp")?.ok_or_else(|| fault("exp"))?,
+            not_before: date("nbf")?,
+            issued: date("iat")?,
+            token_id: id(&names.token_id)?,
+            session_id: id(&names.session_id)?,
+            subject: id(&names.subject)?,
+            client: first(&names.client)?,
+            scopes,
+            all,
+        })
+    }
+}
+
+/// A string or an array of strings.
+fn strings(value: &Value) -> Option<Vec<Box<str>>> {
+    match value {
+        Value::String(text) => Some(vec![text.as_str().into()]),
+        Value::Array(elements) => elements
+            .iter()
+            .map(|element| element.as_str().map(Box::from))
+            .collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+    }
+}
+
+/// A `NumericDate`: a number from 0 to the year 9999. A fraction is cut off, which never lengthens a token's life:
+/// `exp` comes earlier, and `nbf` and `iat` by less than a second.
+fn numeric_date(value: &Value) -> Option<UnixSeconds> {
+    let number = value.as_number()?;
+    let seconds = if let Some(seconds) = number.as_u64() {
+        seconds
+    } else {
+        let float = number.as_f64()?;
+        if !(0.0..=UnixSeconds::MAX.0 as f64).contains(&float) {
+            return None;
+        }
+        float as u64
+    };
+    (seconds <= UnixSeconds::MAX.0).then_some(UnixSeconds(seconds))
+}
