@@ -1,1 +1,41 @@
-//! (plan)
+//! One edition of everything that a request reads and an operator wrote. Built beside the running one and swapped whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::authorize::Access;
+use crate::base::names::RouteName;
+use crate::http::cors::Cors;
+use crate::identity::ProtectedNames;
+use crate::route::RouteTable;
+use crate::upstream;
+
+/// One edition.
+#[derive(Debug)]
+pub struct Plan {
+    /// Host, path, method → route.
+    pub routes: RouteTable<Route>,
+    /// Header names that no client may write, on any route.
+    pub protected: ProtectedNames,
+    /// Services; a route names one by its position.
+    pub upstreams: Box<[Arc<upstream::Options>]>,
+    /// Whether each request gets an access line.
+    pub access_log: bool,
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Route {
+    /// For logs and metrics.
+    pub name: RouteName,
+    /// Its position in the file, from 1.
+    pub number: usize,
+    /// Who may pass.
+    pub access: Access,
+    /// Position in [`Plan::upstreams`].
+    pub upstream: usize,
+    /// What browsers are told.
+    pub cors: Option<Cors>,
+    /// From the end of the request's head to the head of the answer.
+    pub timeout: Duration,
+}

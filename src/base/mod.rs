@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod deadline;
 
 pub mod limits;
 pub mod names;

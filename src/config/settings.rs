@@ -15,6 +15,7 @@ use crate::identity::HeaderMap;
 use crate::listener;
 use crate::policy::{Auth, Requirement};
 use crate::route::{HostPattern, PathPattern};
+use crate::telemetry::logs::Format;
 use crate::token::{Places, Rules};
 use crate::upstream;
 
@@ -156,20 +157,11 @@ pub enum Role {
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     /// Text or JSON. Default text.
-    pub format: LogFormat,
+    pub format: Format,
     /// A filter such as `info` or `jotgate=debug`. Default `info`.
     pub level: Box<str>,
     /// One line per request. Default true.
     pub access_log: bool,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// `[shutdown]`

@@ -1,3 +1,6 @@
 //! HTTP words that front ends share.
 
 pub mod cors;
+pub mod forwarded;
+pub mod headers;
+pub mod respond;

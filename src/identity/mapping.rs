@@ -26,7 +26,7 @@ pub struct HeaderMap {
 pub struct HeaderMapping {
     /// The request header.
     pub header: HeaderName,
-    /// The claim; the header is left out when it is absent or null.
+    /// The claim; the header is left out when it is absent, null or empty.
     pub claim: ClaimPath,
 }
 
@@ -68,7 +68,11 @@ pub fn map_claims(
         Ok(())
     };
     for mapping in &map.claims {
-        let Some(claim) = mapping.claim.find(claims).filter(|value| !value.is_null()) else {
+        let Some(claim) = mapping
+            .claim
+            .find(claims)
+            .filter(|value| !is_nothing(value))
+        else {
             continue;
         };
         match header_value(claim) {
@@ -92,9 +96,18 @@ fn header_value(claim: &Value) -> Option<HeaderValue> {
     match claim {
         Value::Null => None,
         Value::String(text) => text_value(text),
-        Value::Bool(_) | Value::Number(_) => json_value(claim),
         Value::Array(elements) if elements.iter().all(is_scalar) => list_value(elements),
-        Value::Array(_) | Value::Object(_) => json_value(claim),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => json_value(claim),
+    }
+}
+
+/// Null, an empty text and an empty list say nothing, so they make no header.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(elements) => elements.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
     }
 }
 

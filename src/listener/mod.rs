@@ -1,5 +1,12 @@
 //! Bytes in: accepts connections and serves HTTP on them. Knows no JWT.
 
+mod accept;
+mod connection;
+mod io;
 mod options;
+mod serve;
 
+pub use accept::{Acceptor, Crew, ListenError, bind};
+pub use connection::{Busy, Connection};
 pub use options::{Address, Options};
+pub use serve::{ConnectionFault, Front};

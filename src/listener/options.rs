@@ -16,7 +16,7 @@ pub enum Address {
 }
 
 /// `[[listeners]]`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Where.
     pub address: Address,
@@ -40,4 +40,13 @@ pub struct Options {
     pub body_timeout: Duration,
     /// Most concurrent streams of one HTTP/2 connection. Default 128.
     pub max_streams: u32,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }

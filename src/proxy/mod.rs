@@ -1,1 +1,13 @@
-//! (proxy)
+//! Front end 1: the reverse proxy. It takes a request apart, asks `authorize`, and acts on the decision.
+
+mod answer;
+mod body;
+mod edition;
+mod failure;
+mod handler;
+mod request;
+mod upgrade;
+
+pub use body::{RequestBody, ResponseBody};
+pub use edition::{Shared, Worker};
+pub use failure::Failure;

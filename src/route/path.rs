@@ -62,10 +62,13 @@ impl<'a> NormalPath<'a> {
         &self.0
     }
 
-    /// Whether it reads as the request wrote it.
+    /// The text, where it differs from what was parsed.
     #[must_use]
-    pub const fn is_unchanged(&self) -> bool {
-        matches!(self.0, Cow::Borrowed(_))
+    pub fn rewritten(self) -> Option<Box<str>> {
+        match self.0 {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(text) => Some(text.into()),
+        }
     }
 
     /// The path as a lenient service may read it: without `;parameters`, in lower case. None if that is the same.

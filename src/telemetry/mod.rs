@@ -1,1 +1,5 @@
-//! (telemetry)
+//! What an operator sees: logs, metrics, and one access line for each request. Never a token.
+
+pub mod access;
+pub mod logs;
+pub mod metrics;

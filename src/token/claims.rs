@@ -177,14 +177,84 @@ fn strings(value: &Value) -> Option<Vec<Box<str>>> {
 /// `exp` comes earlier, and `nbf` and `iat` by less than a second.
 fn numeric_date(value: &Value) -> Option<UnixSeconds> {
     let number = value.as_number()?;
-    let seconds = if let Some(seconds) = number.as_u64() {
-        seconds
-    } else {
-        let float = number.as_f64()?;
-        if !(0.0..=UnixSeconds::MAX.0 as f64).contains(&float) {
-            return None;
-        }
-        float as u64
+    let seconds = match number.as_u64() {
+        Some(seconds) => seconds,
+        None => whole_seconds(number.as_f64()?)?,
     };
     (seconds <= UnixSeconds::MAX.0).then_some(UnixSeconds(seconds))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the range is checked, and far below 2^53"
+)]
+fn whole_seconds(float: f64) -> Option<u64> {
+    const END: f64 = 253_402_300_800.0;
+    (0.0..END).contains(&float).then_some(float as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, expected: Option<&Value>) {
+        let payload = json!({
+            "sub": "alice",
+            "realm_access": {"roles": ["admin"]},
+            "https://example.com/roles": "owner",
+            "a.b": 1,
+            "resource": {"my.api": {"a/b": true}},
+        });
+        assert_eq!(
+            ClaimPath::parse(path).unwrap().find(&payload),
+            expected,
+            "{path}"
+        );
+    }
+
+    #[test]
+    fn a_path_leads_to_one_claim() {
+        check("sub", Some(&json!("alice")));
+        check("realm_access.roles", Some(&json!(["admin"])));
+        check("/realm_access/roles/0", Some(&json!("admin")));
+        check("https://example.com/roles", Some(&json!("owner")));
+        check("/a.b", Some(&json!(1)));
+        check("a.b", None);
+        check("/resource/my.api/a~1b", Some(&json!(true)));
+        check("sub.x", None);
+        for bad in ["", ".", "a.", "/", "a..b", &"a.".repeat(40)] {
+            assert_eq!(ClaimPath::parse(bad), Err(ClaimPathError), "{bad}");
+        }
+    }
+
+    #[track_caller]
+    fn check_date(value: Value, expected: Option<u64>) {
+        assert_eq!(numeric_date(&value), expected.map(UnixSeconds), "{value}");
+    }
+
+    #[test]
+    fn dates_are_sane_numbers() {
+        check_date(json!(0), Some(0));
+        check_date(json!(1_800_000_000), Some(1_800_000_000));
+        check_date(json!(1_800_000_000.9), Some(1_800_000_000));
+        check_date(json!(UnixSeconds::MAX.0), Some(UnixSeconds::MAX.0));
+        for odd in [
+            json!(-1),
+            json!(-0.5),
+            json!(UnixSeconds::MAX.0 + 1),
+            json!(1e300),
+            json!(u64::MAX),
+            json!("1800000000"),
+            json!(null),
+            json!(true),
+            json!([1_800_000_000]),
+            json!({}),
+        ] {
+            check_date(odd, None);
+        }
+    }
 }

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::claims::ClaimPath;
+use super::claims::{ClaimPath, Claims};
+use super::parse::Parsed;
+use super::reject::Reject;
+use crate::base::clock::UnixSeconds;
 use crate::jwks::Algorithm;
 
 /// What an issuer's tokens must be.
@@ -51,4 +54,57 @@ pub struct ClaimNames {
     pub client: Vec<ClaimPath>,
     /// Where scopes are: a string with blanks (RFC 8693 section 4.2) or an array. Default `scope`, then `scp`.
     pub scopes: Vec<ClaimPath>,
+}
+
+impl Rules {
+    /// What the header and the claims' presence must be: asked once, before the signature.
+    pub fn check_form(&self, parsed: &Parsed<'_>) -> Result<(), Reject> {
+        if !self.algorithms.contains(&parsed.algorithm) {
+            return Err(Reject::AlgorithmNotAllowed);
+        }
+        let type_ok = match &parsed.typ {
+            Some(typ) => self.types.named.contains(typ),
+            None => self.types.absent,
+        };
+        if !type_ok {
+            return Err(Reject::TypeNotAllowed);
+        }
+        let there = |path: &ClaimPath| path.find(&parsed.payload).is_some_and(|v| !v.is_null());
+        if self.require.iter().all(there) {
+            Ok(())
+        } else {
+            Err(Reject::ClaimMissing)
+        }
+    }
+
+    /// What depends on the hour and on who is asked: asked on every request, also of a token known from the cache.
+    pub fn check_claims(&self, claims: &Claims, now: UnixSeconds) -> Result<(), Reject> {
+        // RFC 7519 section 4.1.4: "on or after which the JWT MUST NOT be accepted".
+        if now >= claims.expires.plus(self.leeway) {
+            return Err(Reject::Expired);
+        }
+        let latest = now.plus(self.leeway);
+        if claims
+            .not_before
+            .is_some_and(|not_before| not_before > latest)
+        {
+            return Err(Reject::NotYetValid);
+        }
+        if claims.issued.is_some_and(|issued| issued > latest) {
+            return Err(Reject::IssuedInFuture);
+        }
+        // A revocation rule may be forgotten only because no token outlives this bound. Without `iat` the rest of
+        // its life is bounded instead; under a rule with a cutoff such a token is denied anyway. One whose `iat`
+        // lies within the leeway ahead of us may live on as long.
+        let began = claims.issued.unwrap_or(now);
+        if claims.expires.since(began) > self.max_lifetime {
+            return Err(Reject::LifetimeTooLong);
+        }
+        let wanted = |audience: &str| self.audiences.iter().any(|ours| **ours == *audience);
+        if self.audiences.is_empty() || claims.audiences.iter().any(|audience| wanted(audience)) {
+            Ok(())
+        } else {
+            Err(Reject::AudienceMismatch)
+        }
+    }
 }

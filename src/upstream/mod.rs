@@ -1,5 +1,10 @@
-//! Bytes out: connections to services, kept and used again.
+//! Bytes out: connections to services, kept and used again. One pool for each thread, so nothing here locks or wakes
+//! another thread.
 
+mod connect;
 mod options;
+mod pool;
 
+pub use connect::SendError;
 pub use options::{Options, Server};
+pub use pool::{Lease, Pool, Sent};

@@ -1,0 +1,309 @@
+//! Timeouts for one thread, at the price of a store. A timer of the runtime is set and taken back for every request and
+//! nearly never fires; here a request writes down its deadline, and a sweep a few times a second wakes whoever is late.
+//! Deadlines are therefore met up to [`TICK`] late, which timeouts of whole seconds do not notice.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::time::Instant;
+
+/// How often the sweep looks.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+/// All deadlines of one thread.
+#[derive(Clone)]
+pub struct Deadlines(Rc<Shared>);
+
+struct Shared {
+    start: Instant,
+    /// Milliseconds since `start` at the last sweep; also seen by [`DeadlineHandle`]s on other threads.
+    now: Arc<AtomicU64>,
+    slots: RefCell<Slab<Slot>>,
+    /// Wakes the sweep when the first deadline is set; it sleeps when there is none.
+    sweeper: RefCell<Option<Waker>>,
+}
+
+struct Slot {
+    at: Arc<AtomicU64>,
+    waker: Option<Waker>,
+}
+
+/// One deadline, not set at first.
+pub struct Deadline {
+    shared: Rc<Shared>,
+    slot: usize,
+    at: Arc<AtomicU64>,
+}
+
+/// Sets a [`Deadline`] from anywhere.
+#[derive(Clone, Debug)]
+pub struct DeadlineHandle {
+    now: Arc<AtomicU64>,
+    at: Arc<AtomicU64>,
+}
+
+/// The deadline came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+impl Deadlines {
+    /// None yet. [`Deadlines::sweep`] must run on the same thread.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Rc::new(Shared {
+            start: Instant::now(),
+            now: Arc::new(AtomicU64::new(0)),
+            slots: RefCell::default(),
+            sweeper: RefCell::default(),
+        }))
+    }
+
+    /// Wakes those whose deadline has passed, for ever.
+    pub async fn sweep(self) {
+        let mut late = vec![];
+        loop {
+            poll_fn(|cx| {
+                if self.0.slots.borrow().is_empty() {
+                    *self.0.sweeper.borrow_mut() = Some(cx.waker().clone());
+                    Poll::Pending
+                } else {
+                    Poll::Ready(())
+                }
+            })
+            .await;
+            tokio::time::sleep(TICK).await;
+            let now = self.0.read_clock();
+            late.extend(
+                self.0
+                    .slots
+                    .borrow_mut()
+                    .iter_mut()
+                    .filter(|(_, slot)| slot.at.load(Ordering::Relaxed) <= now)
+                    .filter_map(|(_, slot)| slot.waker.take()),
+            );
+            late.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// A deadline that is not set.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        let shared = Rc::clone(&self.0);
+        let mut slots = shared.slots.borrow_mut();
+        if slots.is_empty() {
+            // The clock stood still while nobody waited.
+            shared.read_clock();
+            if let Some(sweeper) = shared.sweeper.borrow_mut().take() {
+                sweeper.wake();
+            }
+        }
+        let at = Arc::new(AtomicU64::new(NEVER));
+        let slot = slots.insert(Slot {
+            at: Arc::clone(&at),
+            waker: None,
+        });
+        drop(slots);
+        Deadline { shared, slot, at }
+    }
+
+    /// Runs `future` for at most `span`.
+    pub async fn within<F: Future>(&self, span: Duration, future: F) -> Result<F::Output, Elapsed> {
+        let mut future = pin!(future);
+        let mut deadline = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            deadline
+                .get_or_insert_with(|| {
+                    let deadline = self.deadline();
+                    deadline.set(span);
+                    deadline
+                })
+                .poll(cx)
+                .map(|()| Err(Elapsed))
+        })
+        .await
+    }
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Shared {
+    fn read_clock(&self) -> u64 {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(NEVER - 1);
+        self.now.store(now, Ordering::Relaxed);
+        now
+    }
+}
+
+impl Deadline {
+    /// Due `span` from now.
+    pub fn set(&self, span: Duration) {
+        set(&self.shared.now, &self.at, span);
+    }
+
+    /// Never due.
+    pub fn clear(&self) {
+        self.at.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Something that sets this deadline from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> DeadlineHandle {
+        DeadlineHandle {
+            now: Arc::clone(&self.shared.now),
+            at: Arc::clone(&self.at),
+        }
+    }
+
+    /// Ready once the deadline has passed.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.at.load(Ordering::Relaxed) <= self.shared.now.load(Ordering::Relaxed) {
+            return Poll::Ready(());
+        }
+        let mut slots = self.shared.slots.borrow_mut();
+        let waker = &mut slots[self.slot].waker;
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.shared.slots.borrow_mut().remove(self.slot);
+    }
+}
+
+impl DeadlineHandle {
+    /// Due `span` from now.
+    pub fn set(&self, span: Duration) {
+        set(&self.now, &self.at, span);
+    }
+
+    /// Never due.
+    pub fn clear(&self) {
+        self.at.store(NEVER, Ordering::Relaxed);
+    }
+}
+
+fn set(now: &AtomicU64, at: &AtomicU64, span: Duration) {
+    let span = u64::try_from(span.as_millis()).unwrap_or(NEVER);
+    let due = now.load(Ordering::Relaxed).saturating_add(span);
+    at.store(due.min(NEVER - 1), Ordering::Relaxed);
+}
+
+impl fmt::Debug for Deadlines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deadlines").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deadline")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    async fn with_sweep<F: Future<Output = ()>>(test: impl FnOnce(Deadlines) -> F) {
+        let deadlines = Deadlines::new();
+        tokio::select! {
+            () = deadlines.clone().sweep() => {}
+            () = test(deadlines) => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_too_long_is_cut() {
+        with_sweep(|deadlines| async move {
+            let start = Instant::now();
+            let cut = deadlines
+                .within(Duration::from_secs(2), pending::<()>())
+                .await;
+            assert_eq!(cut, Err(Elapsed));
+            let took = start.elapsed();
+            assert!(
+                took >= Duration::from_secs(2) && took <= Duration::from_secs(2) + 2 * TICK,
+                "{took:?}"
+            );
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_quick_is_not() {
+        with_sweep(|deadlines| async move {
+            let quick = tokio::time::sleep(Duration::from_secs(1));
+            assert_eq!(
+                deadlines.within(Duration::from_secs(2), quick).await,
+                Ok(())
+            );
+            assert!(
+                deadlines.0.slots.borrow().is_empty(),
+                "nothing is left behind"
+            );
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_does_not_stand_still_while_nobody_waits() {
+        with_sweep(|deadlines| async move {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            let start = Instant::now();
+            let deadline = deadlines.deadline();
+            deadline.set(Duration::from_secs(5));
+            poll_fn(|cx| deadline.poll(cx)).await;
+            let took = start.elapsed();
+            assert!(
+                took >= Duration::from_secs(5) && took <= Duration::from_secs(5) + 2 * TICK,
+                "{took:?}"
+            );
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_can_be_moved() {
+        with_sweep(|deadlines| async move {
+            let start = Instant::now();
+            let deadline = deadlines.deadline();
+            let handle = deadline.handle();
+            handle.set(Duration::from_secs(1));
+            tokio::join!(poll_fn(|cx| deadline.poll(cx)), async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                handle.set(Duration::from_secs(10));
+            });
+            assert!(start.elapsed() >= Duration::from_secs(10));
+        })
+        .await;
+    }
+}

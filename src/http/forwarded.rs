@@ -1,0 +1,220 @@
+//! Who asked, told to the service: `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded` (RFC 7239). What a client says of
+//! itself is believed only from trusted proxies.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use http::header::{FORWARDED, HeaderName};
+use http::{HeaderMap, HeaderValue};
+
+/// `X-Forwarded-For`
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `X-Forwarded-Proto`
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `X-Forwarded-Host`
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What is known of the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// None for a Unix socket.
+    pub address: Option<IpAddr>,
+    /// Whether its forwarding headers are believed.
+    pub trusted: bool,
+    /// The address as `X-Forwarded-For` writes it; made once for each connection.
+    text: HeaderValue,
+    /// The address as `Forwarded` writes it.
+    node: Box<str>,
+}
+
+impl Peer {
+    /// A peer at `address`.
+    #[must_use]
+    pub fn new(address: Option<IpAddr>, trusted: bool) -> Self {
+        // An IPv4 address on an IPv6 socket is an IPv4 address.
+        let address = address.map(|address| address.to_canonical());
+        let text = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        // A text of visible ASCII: only an address can be here.
+        let value = HeaderValue::try_from(&text).unwrap_or(HeaderValue::from_static("unknown"));
+        let node = match address {
+            Some(IpAddr::V6(v6)) => format!("\"[{v6}]\"").into(),
+            Some(IpAddr::V4(_)) | None => text.as_str().into(),
+        };
+        Self {
+            address,
+            trusted,
+            text: value,
+            node,
+        }
+    }
+}
+
+/// Headers that tell a service who asked, how, and for what. Frameworks believe them, so strangers must not write them.
+const TOLD_BY_PROXIES: [&[u8]; 14] = [
+    b"forwarded",
+    b"x-real-ip",
+    b"x-client-ip",
+    b"x-cluster-client-ip",
+    b"true-client-ip",
+    b"x-original-url",
+    b"x-original-uri",
+    b"x-original-host",
+    b"x-rewrite-url",
+    b"x-http-method",
+    b"x-http-method-override",
+    b"x-method-override",
+    b"x-middleware-subrequest",
+    b"x-host",
+];
+
+/// Whether `name` is one that only a proxy may write, in any spelling: every sign that is no letter or digit counts as `-`.
+#[must_use]
+pub fn is_told_by_proxies(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    // Two letters begin all of them: most header lines end here.
+    if !matches!(name.first(), Some(b'x' | b'f' | b't')) {
+        return false;
+    }
+    let folded = |byte: &u8| {
+        if byte.is_ascii_alphanumeric() {
+            *byte
+        } else {
+            b'-'
+        }
+    };
+    let is = |other: &[u8]| {
+        name.len() == other.len() && name.iter().map(folded).eq(other.iter().copied())
+    };
+    let prefix = b"x-forwarded-";
+    (name.len() > prefix.len()
+        && name
+            .iter()
+            .map(folded)
+            .take(prefix.len())
+            .eq(prefix.iter().copied()))
+        || TOLD_BY_PROXIES.iter().any(|other| is(other))
+}
+
+/// Whether `name`, coming from a trusted proxy, is kept: its exact spelling, not an alias.
+#[must_use]
+pub fn is_plain_name(name: &HeaderName) -> bool {
+    name.as_str()
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// Writes the forwarding headers. What an untrusted peer said must be gone already.
+pub fn write(
+    headers: &mut HeaderMap,
+    peer: &Peer,
+    host: Option<&HeaderValue>,
+    scheme: &'static str,
+) {
+    let mut element = String::with_capacity(96);
+    let _ = write!(element, "for={}", peer.node);
+    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+        // A host has neither quotes nor backslashes: it was parsed.
+        let _ = write!(element, ";host=\"{host}\"");
+    }
+    let _ = write!(element, ";proto={scheme}");
+    append(headers, FORWARDED, HeaderValue::try_from(element).ok());
+    append(headers, X_FORWARDED_FOR, Some(peer.text.clone()));
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    if let Some(host) = host
+        && !headers.contains_key(X_FORWARDED_HOST)
+    {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+}
+
+/// Adds to the end of a list, in one line: many services read only the first.
+fn append(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    let Some(value) = value else { return };
+    if !headers.contains_key(&name) {
+        headers.insert(name, value);
+        return;
+    }
+    let mut list = Vec::new();
+    for line in headers.get_all(&name) {
+        list.extend_from_slice(line.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(value.as_bytes());
+    if let Ok(list) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, list);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_told_who_asked() {
+        let mut headers = HeaderMap::new();
+        let peer = Peer::new(Some("::ffff:192.0.2.1".parse().unwrap()), false);
+        write(
+            &mut headers,
+            &peer,
+            Some(&HeaderValue::from_static("shop:8080")),
+            "http",
+        );
+        assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.1");
+        assert_eq!(headers[X_FORWARDED_PROTO], "http");
+        assert_eq!(headers[X_FORWARDED_HOST], "shop:8080");
+        assert_eq!(
+            headers[FORWARDED],
+            "for=192.0.2.1;host=\"shop:8080\";proto=http"
+        );
+    }
+
+    #[test]
+    fn a_chain_grows_by_one() {
+        let mut headers = HeaderMap::new();
+        headers.append(X_FORWARDED_FOR, HeaderValue::from_static("198.51.100.7"));
+        headers.append(X_FORWARDED_FOR, HeaderValue::from_static("203.0.113.9"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        headers.insert(FORWARDED, HeaderValue::from_static("for=198.51.100.7"));
+        let peer = Peer::new(Some("2001:db8::1".parse().unwrap()), true);
+        write(&mut headers, &peer, None, "http");
+        assert_eq!(
+            headers[X_FORWARDED_FOR],
+            "198.51.100.7, 203.0.113.9, 2001:db8::1"
+        );
+        assert_eq!(headers[X_FORWARDED_PROTO], "https");
+        assert_eq!(
+            headers[FORWARDED],
+            "for=198.51.100.7, for=\"[2001:db8::1]\";proto=http"
+        );
+    }
+
+    #[test]
+    fn every_spelling_is_known() {
+        let known =
+            |name: &str| is_told_by_proxies(&HeaderName::from_bytes(name.as_bytes()).unwrap());
+        for name in [
+            "X-Forwarded-For",
+            "x_forwarded_for",
+            "X.Forwarded.Prefix",
+            "Forwarded",
+            "X-Original-URL",
+            "x_http_method_override",
+            "True-Client-IP",
+            "X-Middleware-Subrequest",
+        ] {
+            assert!(known(name), "{name}");
+        }
+        for name in [
+            "x-forwarded",
+            "x-request-id",
+            "from",
+            "te",
+            "traceparent",
+            "x-user-id",
+        ] {
+            assert!(!known(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Accepting: every thread has a socket of its own for each address (`SO_REUSEPORT`), so that no lock and no other thread
+//! stands in the way. The kernel spreads connections by a hash, which is uneven when there are few: a thread that has more
+//! than its share hands the next one over.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use prometheus::IntGauge;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::options::{Address, Options};
+use super::serve::{Front, serve};
+use crate::base::deadline::Deadlines;
+use crate::http::forwarded::Peer;
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct ListenError {
+    /// As configured.
+    pub address: Address,
+    /// The system's word.
+    pub source: io::Error,
+}
+
+/// Connections that may wait in the kernel to be accepted. The kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// After a failed accept (no more file descriptors, mostly), how long to wait before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that a thread may have beyond the one with the fewest before it hands the next one over.
+const SKEW_MAX: usize = 1;
+
+/// One thread's sockets for one listener.
+#[derive(Debug)]
+pub struct Acceptor {
+    socket: Listening,
+    crew: Crew,
+    me: usize,
+    handed_over: mpsc::UnboundedReceiver<(Parcel, Seat)>,
+}
+
+#[derive(Debug)]
+enum Listening {
+    Tcp(std::net::TcpListener),
+    Unix(StdUnixListener),
+}
+
+/// A connection on its way from one thread's runtime to another's.
+#[derive(Debug)]
+enum Parcel {
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+/// All threads of one listener: how many connections each has, and how to hand one over.
+#[derive(Clone, Debug)]
+pub struct Crew(Arc<Members>);
+
+#[derive(Debug)]
+struct Members {
+    loads: Box<[AtomicUsize]>,
+    inboxes: Box<[mpsc::UnboundedSender<(Parcel, Seat)>]>,
+    max: usize,
+    /// A connection has ended while the listener was full.
+    room: Notify,
+}
+
+/// Opens a listener's sockets, one for each of `threads`. Returns the address with the port that the system chose.
+pub fn bind(options: &Options, threads: usize) -> Result<(Address, Vec<Acceptor>), ListenError> {
+    let fault = |source| ListenError {
+        address: options.address.clone(),
+        source,
+    };
+    let (address, sockets) = match &options.address {
+        Address::Tcp(address) => {
+            let (address, sockets) = bind_tcp(*address, threads).map_err(fault)?;
+            (Address::Tcp(address), sockets)
+        }
+        Address::Unix(path) => {
+            let socket = bind_unix(path).map_err(fault)?;
+            let sockets = (0..threads)
+                .map(|_| socket.try_clone().map(Listening::Unix))
+                .collect::<io::Result<_>>()
+                .map_err(fault)?;
+            (options.address.clone(), sockets)
+        }
+    };
+    let (inboxes, receivers): (Vec<_>, Vec<_>) =
+        (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
+    let crew = Crew(Arc::new(Members {
+        loads: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
+        inboxes: inboxes.into(),
+        max: options.max_connections,
+        room: Notify::new(),
+    }));
+    let acceptors = sockets
+        .into_iter()
+        .zip(receivers)
+        .enumerate()
+        .map(|(me, (socket, handed_over))| Acceptor {
+            socket,
+            crew: crew.clone(),
+            me,
+            handed_over,
+        })
+        .collect();
+    Ok((address, acceptors))
+}
+
+fn bind_tcp(address: SocketAddr, threads: usize) -> io::Result<(SocketAddr, Vec<Listening>)> {
+    // Sockets that share a port would share it with another process of this user too, which would then get a part of
+    // our connections. So the port must be free without sharing first.
+    let address = if address.port() == 0 {
+        address
+    } else {
+        drop(tcp_socket(address, false)?);
+        address
+    };
+    let first = tcp_socket(address, true)?;
+    let bound = first.local_addr()?;
+    let mut sockets = vec![Listening::Tcp(first)];
+    for _ in 1..threads {
+        sockets.push(Listening::Tcp(tcp_socket(bound, true)?));
+    }
+    Ok((bound, sockets))
+}
+
+fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    if shared {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &std::path::Path) -> io::Result<StdUnixListener> {
+    // A socket that a dead process left behind is in the way; one that answers is not ours to take.
+    let is_socket =
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let socket = StdUnixListener::bind(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl Acceptor {
+    /// Accepts and serves until `stop`; then open connections are told to end, and are waited for by `tasks`.
+    pub async fn run<F: Front>(
+        mut self,
+        options: Rc<Options>,
+        front: Rc<F>,
+        deadlines: Deadlines,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+        metrics: ListenerMetrics,
+    ) -> io::Result<()> {
+        let socket = match self.socket {
+            Listening::Tcp(socket) => AsyncListening::Tcp(TcpListener::from_std(socket)?),
+            Listening::Unix(socket) => AsyncListening::Unix(UnixListener::from_std(socket)?),
+        };
+        let serving = Serving {
+            options,
+            front,
+            deadlines,
+            tasks,
+            stop: stop.clone(),
+            metrics,
+        };
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                Some((parcel, seat)) = self.handed_over.recv() => {
+                    if let Ok(accepted) = parcel.open() {
+                        serving.start(accepted, seat);
+                    }
+                    continue;
+                }
+                accepted = async {
+                    self.crew.wait_for_room().await;
+                    socket.accept().await
+                } => accepted,
+            };
+            match accepted {
+                Ok(accepted) => {
+                    let seat = self.crew.seat(self.me);
+                    if seat.at == self.me {
+                        serving.start(accepted, seat);
+                    } else {
+                        self.crew.hand_over(accepted, seat);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection; is the limit of open files high enough?");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// What a listener counts.
+#[derive(Clone, Debug)]
+pub struct ListenerMetrics {
+    /// Open connections.
+    pub connections: IntGauge,
+    /// Connections that did not end well, by [`ConnectionFault::code`].
+    pub faults: prometheus::IntCounterVec,
+}
+
+struct Serving<F> {
+    options: Rc<Options>,
+    front: Rc<F>,
+    deadlines: Deadlines,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    metrics: ListenerMetrics,
+}
+
+impl<F: Front> Serving<F> {
+    fn start(&self, accepted: Accepted, seat: Seat) {
+        let (options, front) = (Rc::clone(&self.options), Rc::clone(&self.front));
+        let (deadlines, stop, metrics) = (
+            self.deadlines.clone(),
+            self.stop.clone(),
+            self.metrics.clone(),
+        );
+        let serving = self.tasks.track_future(async move {
+            metrics.connections.inc();
+            let ended = match accepted {
+                Accepted::Tcp(stream, address) => {
+                    let trusted = is_trusted(&options.trusted_proxies, address);
+                    let peer = Peer::new(Some(address.ip()), trusted);
+                    serve(stream, peer, options, front, &deadlines, stop).await
+                }
+                // Whoever may open the socket's file is on this machine and let in by the operator.
+                Accepted::Unix(stream) => {
+                    serve(
+                        stream,
+                        Peer::new(None, true),
+                        options,
+                        front,
+                        &deadlines,
+                        stop,
+                    )
+                    .await
+                }
+            };
+            if let Err(fault) = ended {
+                metrics.faults.with_label_values(&[fault.code()]).inc();
+                tracing::debug!(%fault, "a client connection did not end well");
+            }
+            metrics.connections.dec();
+            drop(seat);
+        });
+        spawn_local(serving);
+    }
+}
+
+fn is_trusted(trusted: &[IpNet], address: SocketAddr) -> bool {
+    let address = address.ip().to_canonical();
+    trusted.iter().any(|net| net.contains(&address))
+}
+
+enum AsyncListening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl AsyncListening {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, address) = socket.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Accepted::Tcp(stream, address))
+            }
+            Self::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                Ok(Accepted::Unix(stream))
+            }
+        }
+    }
+}
+
+impl Accepted {
+    fn pack(self) -> io::Result<Parcel> {
+        Ok(match self {
+            Self::Tcp(stream, address) => Parcel::Tcp(stream.into_std()?, address),
+            Self::Unix(stream) => Parcel::Unix(stream.into_std()?),
+        })
+    }
+}
+
+impl Parcel {
+    fn open(self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(stream, address) => Accepted::Tcp(TcpStream::from_std(stream)?, address),
+            Self::Unix(stream) => Accepted::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
+/// A connection's place in the count of a thread; given back when dropped.
+#[derive(Debug)]
+struct Seat {
+    crew: Crew,
+    at: usize,
+}
+
+impl Crew {
+    /// A place with the thread that has the fewest connections, or with `me` if it has hardly more. Counted at once.
+    fn seat(&self, me: usize) -> Seat {
+        let loads = &self.0.loads;
+        let mine = loads[me].load(Ordering::Relaxed);
+        let at = (0..loads.len())
+            .min_by_key(|&other| (loads[other].load(Ordering::Relaxed), other != me))
+            .filter(|&other| mine >= loads[other].load(Ordering::Relaxed) + SKEW_MAX)
+            .unwrap_or(me);
+        loads[at].fetch_add(1, Ordering::Relaxed);
+        Seat {
+            crew: self.clone(),
+            at,
+        }
+    }
+
+    fn hand_over(&self, accepted: Accepted, seat: Seat) {
+        // What cannot be handed over is closed; its seat is given back with it.
+        if let Ok(parcel) = accepted.pack() {
+            drop(self.0.inboxes[seat.at].send((parcel, seat)));
+        }
+    }
+
+    async fn wait_for_room(&self) {
+        loop {
+            let room = self.0.room.notified();
+            if self.open() < self.0.max {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.0
+            .loads
+            .iter()
+            .map(|load| load.load(Ordering::Relaxed))
+            .sum()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let members = &self.crew.0;
+        members.loads[self.at].fetch_sub(1, Ordering::Relaxed);
+        members.room.notify_waiters();
+    }
+}

@@ -1,0 +1,118 @@
+//! A client's bytes: those that were read to tell the protocol first, then the rest.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+
+use super::connection::Phase;
+
+/// The client preface of HTTP/2 (RFC 9113 section 3.4).
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The first bytes of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct First {
+    bytes: [u8; PREFACE.len()],
+    read: usize,
+    taken: usize,
+}
+
+impl First {
+    /// Room for what is not read yet.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.read..]
+    }
+
+    /// `n` more bytes stand in the room.
+    pub(super) const fn filled(&mut self, n: usize) {
+        self.read += n;
+    }
+
+    /// Whether this is the HTTP/2 preface; None if more bytes must tell.
+    pub(super) fn is_http2(&self) -> Option<bool> {
+        let read = &self.bytes[..self.read];
+        if PREFACE.starts_with(read) {
+            (self.read == PREFACE.len()).then_some(true)
+        } else {
+            Some(false)
+        }
+    }
+
+    fn left(&self) -> &[u8] {
+        &self.bytes[self.taken..self.read]
+    }
+}
+
+/// The I/O of one connection.
+#[derive(Debug)]
+pub(super) struct ClientIo<S> {
+    first: First,
+    stream: TokioIo<S>,
+    phase: Phase,
+}
+
+impl<S> ClientIo<S> {
+    pub(super) fn new(first: First, stream: S, phase: Phase) -> Self {
+        Self {
+            first,
+            stream: TokioIo::new(stream),
+            phase,
+        }
+    }
+
+    pub(super) fn into_stream(self) -> S {
+        self.stream.into_inner()
+    }
+}
+
+impl<S: tokio::io::AsyncRead + Unpin> Read for ClientIo<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = self.first.left();
+        if left.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        } else {
+            let n = left.len().min(buffer.remaining());
+            buffer.put_slice(&left[..n]);
+            self.first.taken += n;
+        }
+        self.phase.bytes_came();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: tokio::io::AsyncWrite + Unpin> Write for ClientIo<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+}

@@ -1,0 +1,284 @@
+//! HTTP on one connection, from its first byte to its last: tells HTTP/1 from HTTP/2, sets every limit, and ends what
+//! waits for too long.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::TokioTimer;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Connection, Phase};
+use super::io::{ClientIo, First};
+use super::options::Options;
+use crate::base::deadline::{Deadline, Deadlines};
+use crate::http::forwarded::Peer;
+
+/// Answers the requests of a listener's connections.
+pub trait Front: 'static {
+    /// The body of answers.
+    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static;
+
+    /// Answers one request.
+    fn answer(
+        self: Rc<Self>,
+        connection: Rc<Connection>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Self::Body>> + 'static;
+}
+
+/// Why a connection did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionFault {
+    /// Reading the first bytes failed.
+    #[error("the connection broke")]
+    Io(#[from] io::Error),
+    /// The protocol was violated, or the connection broke in the middle of something.
+    #[error("the connection broke or was no valid HTTP")]
+    Http(#[from] hyper::Error),
+    /// The head of a request took too long (408).
+    #[error("the head of a request took too long")]
+    HeaderTimeout,
+    /// No first byte in time.
+    #[error("the connection stayed silent")]
+    Silent,
+}
+
+impl ConnectionFault {
+    /// One word for the metric.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "io",
+            Self::Http(error) if error.is_parse() => "bad_request",
+            Self::Http(_) => "http",
+            Self::HeaderTimeout => "header_timeout",
+            Self::Silent => "silent",
+        }
+    }
+}
+
+/// How long a connection may take to end after it was told to.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Smallest read buffer that hyper allows, in bytes.
+const BUFFER_BYTES_MIN: usize = 8 * 1024;
+
+/// HTTP/2: resets that a client may cause before the connection ends (CVE-2023-44487, CVE-2025-8671). hyper's defaults,
+/// written out.
+const PENDING_ACCEPT_RESETS_MAX: usize = 20;
+const LOCAL_ERROR_RESETS_MAX: usize = 1024;
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<S, F>(
+    mut stream: S,
+    peer: Peer,
+    options: Rc<Options>,
+    front: Rc<F>,
+    deadlines: &Deadlines,
+    drain: CancellationToken,
+) -> Result<(), ConnectionFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Front,
+{
+    let mut first = First::default();
+    let is_http2 =
+        options.http2 && tell_protocol(&mut stream, &mut first, &options, deadlines).await?;
+    let deadline = deadlines.deadline();
+    let header_timeout = (!is_http2).then_some(options.header_timeout);
+    let phase = Phase::new(deadline.handle(), header_timeout);
+    let connection = Rc::new(Connection::new(peer, &options, phase.clone()));
+    let service = FrontService { front, connection };
+    let io = ClientIo::new(first, stream, phase.clone());
+    if is_http2 {
+        serve_http2(io, service, &options, &deadline, drain).await
+    } else {
+        serve_http1(io, service, &options, &deadline, &phase, drain).await
+    }
+}
+
+/// Reads until the first bytes tell HTTP/1 from HTTP/2.
+async fn tell_protocol<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    first: &mut First,
+    options: &Options,
+    deadlines: &Deadlines,
+) -> Result<bool, ConnectionFault> {
+    let n = deadlines
+        .within(options.idle_timeout, stream.read(first.room()))
+        .await
+        .map_err(|_| ConnectionFault::Silent)??;
+    first.filled(n);
+    let rest = async {
+        loop {
+            if let Some(is_http2) = first.is_http2() {
+                return io::Result::Ok(is_http2);
+            }
+            let n = stream.read(first.room()).await?;
+            if n == 0 {
+                return Ok(false);
+            }
+            first.filled(n);
+        }
+    };
+    if n == 0 {
+        return Ok(false);
+    }
+    Ok(deadlines
+        .within(options.header_timeout, rest)
+        .await
+        .map_err(|_| ConnectionFault::HeaderTimeout)??)
+}
+
+async fn serve_http1<S, F>(
+    io: ClientIo<S>,
+    service: FrontService<F>,
+    options: &Options,
+    deadline: &Deadline,
+    phase: &Phase,
+    drain: CancellationToken,
+) -> Result<(), ConnectionFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Front,
+{
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Our own deadline covers the first byte too, and costs no timer for each request.
+        .header_read_timeout(None)
+        .max_headers(options.max_headers)
+        .max_header_size(options.max_header_size)
+        .max_buf_size(options.max_header_size.max(BUFFER_BYTES_MIN))
+        .half_close(false)
+        .ignore_invalid_headers(false)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let mut drained = std::pin::pin!(drain.cancelled_owned());
+    let mut told = false;
+    let too_late = poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(ended.map(|()| false));
+        }
+        if !told && drained.as_mut().poll(cx).is_ready() {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        if deadline.poll(cx).is_ready() {
+            return Poll::Ready(Ok(true));
+        }
+        Poll::Pending
+    })
+    .await?;
+    if too_late
+        && phase.is_head()
+        && let Some(parts) = connection.into_parts()
+    {
+        let mut stream = parts.io.into_stream();
+        let answer =
+            b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        // Best effort, and never waited for: whoever trickles bytes in may not read either.
+        let written = poll_fn(|cx| Poll::Ready(Pin::new(&mut stream).poll_write(cx, answer))).await;
+        drop(written);
+        drop(stream.shutdown().await);
+        return Err(ConnectionFault::HeaderTimeout);
+    }
+    Ok(())
+}
+
+async fn serve_http2<S, F>(
+    io: ClientIo<S>,
+    service: FrontService<F>,
+    options: &Options,
+    deadline: &Deadline,
+    drain: CancellationToken,
+) -> Result<(), ConnectionFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Front,
+{
+    let mut connection = std::pin::pin!(
+        http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(options.max_streams)
+            .max_header_list_size(u32::try_from(options.max_header_size).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
+            .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
+            .serve_connection(io, service)
+    );
+    let mut drained = std::pin::pin!(drain.cancelled_owned());
+    let mut told = false;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            let idle = deadline.poll(cx).is_ready();
+            if idle && told {
+                return Poll::Ready(Ok(()));
+            }
+            if !told && (idle || drained.as_mut().poll(cx).is_ready()) {
+                // GOAWAY, then whatever still runs.
+                told = true;
+                connection.as_mut().graceful_shutdown();
+                if idle {
+                    deadline.set(GOODBYE_TIMEOUT);
+                }
+                continue;
+            }
+            return Poll::Pending;
+        }
+    })
+    .await?;
+    Ok(())
+}
+
+struct FrontService<F> {
+    front: Rc<F>,
+    connection: Rc<Connection>,
+}
+
+impl<F: Front> Service<Request<Incoming>> for FrontService<F> {
+    type Response = Response<F::Body>;
+    type Error = Infallible;
+    type Future = Answer<Pin<Box<dyn Future<Output = Response<F::Body>>>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        Answer(Box::pin(
+            Rc::clone(&self.front).answer(Rc::clone(&self.connection), request),
+        ))
+    }
+}
+
+/// An answer cannot fail: what goes wrong is an answer too.
+struct Answer<F>(F);
+
+impl<F: Future + Unpin> Future for Answer<F> {
+    type Output = Result<F::Output, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(Ok)
+    }
+}
+
+/// Runs the streams of an HTTP/2 connection on this thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}

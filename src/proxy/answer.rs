@@ -1,0 +1,83 @@
+//! What is written down of a request when its answer has ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Uri, Version};
+use tokio::time::Instant;
+
+use crate::base::names::{IssuerName, RouteName};
+use crate::listener::Busy;
+use crate::plan::Route;
+use crate::telemetry::access::Line;
+
+/// What is known of one request so far. Its end is the end of the answer: then the access line is written, and the
+/// connection is idle again.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) busy: Busy,
+    pub(super) start: Instant,
+    pub(super) status: u16,
+    pub(super) code: &'static str,
+    pub(super) bytes: u64,
+    pub(super) complete: bool,
+    pub(super) decision: Duration,
+    pub(super) upstream: Option<Duration>,
+    /// None when access lines are off.
+    pub(super) line: Option<Box<Details>>,
+}
+
+/// What only the access line needs.
+#[derive(Debug)]
+pub(super) struct Details {
+    pub(super) method: Method,
+    pub(super) uri: Uri,
+    pub(super) host: Option<http::HeaderValue>,
+    pub(super) version: Version,
+    pub(super) route: Option<RouteName>,
+    pub(super) issuer: Option<IssuerName>,
+}
+
+impl Record {
+    /// The request has met its route.
+    pub(super) fn meet(&mut self, route: &Arc<Route>) {
+        if let Some(line) = &mut self.line {
+            line.route = Some(route.name.clone());
+        }
+    }
+
+    /// The token has named its issuer.
+    pub(super) fn name_issuer(&mut self, issuer: Option<&IssuerName>) {
+        if let Some(line) = &mut self.line {
+            line.issuer = issuer.cloned();
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some(details) = &self.line else { return };
+        Line {
+            method: details.method.as_str(),
+            host: details
+                .host
+                .as_ref()
+                .and_then(|host| host.to_str().ok())
+                .or(details.uri.host())
+                .unwrap_or_default(),
+            path: details.uri.path(),
+            client: self.busy.connection().peer.address,
+            version: details.version,
+            status: self.status,
+            code: self.code,
+            route: details.route.as_ref().map_or("", RouteName::as_str),
+            issuer: details.issuer.as_ref().map_or("", IssuerName::as_str),
+            bytes: self.bytes,
+            total: self.start.elapsed(),
+            decision: self.decision,
+            upstream: self.upstream,
+            complete: self.complete,
+        }
+        .write();
+    }
+}

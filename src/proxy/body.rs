@@ -1,0 +1,315 @@
+//! Bodies in both directions: passed on frame by frame, never copied, bounded in size and silence on the way in, counted
+//! on the way out.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::answer::Record;
+use crate::base::deadline::{Deadline, DeadlineHandle};
+use crate::http::forwarded::is_told_by_proxies;
+use crate::http::headers::is_forbidden_trailer;
+use crate::plan::Plan;
+use crate::upstream::Lease;
+
+/// The body of a request on its way to the service. The default is empty.
+#[derive(Debug, Default)]
+pub struct RequestBody(Option<Box<Inbound>>);
+
+#[derive(Debug)]
+struct Inbound {
+    body: Incoming,
+    /// Bytes that may still come; None: no bound.
+    left: Option<u64>,
+    silence_max: Duration,
+    /// Runs while we wait for the client.
+    deadline: Deadline,
+    waiting: bool,
+    /// Runs while we wait for the service.
+    answer: AnswerClock,
+    fault: Rc<Cell<Option<BodyFault>>>,
+    /// What trailers are checked against; None drops them all.
+    trailers: Option<Arc<Plan>>,
+}
+
+/// The time that a service has for its answer. It stands still while the client keeps us waiting.
+#[derive(Clone, Debug)]
+pub(super) struct AnswerClock {
+    deadline: DeadlineHandle,
+    timeout: Duration,
+}
+
+impl AnswerClock {
+    pub(super) const fn new(deadline: DeadlineHandle, timeout: Duration) -> Self {
+        Self { deadline, timeout }
+    }
+
+    /// All the time again.
+    pub(super) fn start(&self) {
+        self.deadline.set(self.timeout);
+    }
+
+    fn stop(&self) {
+        self.deadline.clear();
+    }
+}
+
+/// Why the body of a request ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFault {
+    /// More bytes than allowed.
+    #[error("the body is larger than is allowed")]
+    TooLarge,
+    /// Nothing came for too long.
+    #[error("the client fell silent")]
+    Silent,
+    /// The client broke off.
+    #[error("the client broke off")]
+    Broken,
+}
+
+impl RequestBody {
+    /// Passes `body` on, at most `bytes_max` bytes of it. `fault` tells afterwards why it ended early. Trailers are
+    /// passed on only if `trailers` is given, and then without those that name an identity or framing field.
+    pub(super) fn new(
+        body: Incoming,
+        bytes_max: Option<u64>,
+        silence_max: Duration,
+        deadline: Deadline,
+        answer: AnswerClock,
+        fault: Rc<Cell<Option<BodyFault>>>,
+        trailers: Option<Arc<Plan>>,
+    ) -> Self {
+        Self(Some(Box::new(Inbound {
+            body,
+            left: bytes_max,
+            silence_max,
+            deadline,
+            waiting: false,
+            answer,
+            fault,
+            trailers,
+        })))
+    }
+}
+
+impl Inbound {
+    fn fail(&self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        self.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let Some(inbound) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(&mut inbound.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(_))) => return inbound.fail(BodyFault::Broken),
+            Poll::Ready(None) => {
+                inbound.answer.start();
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {
+                inbound.answer.stop();
+                if !inbound.waiting {
+                    inbound.waiting = true;
+                    inbound.deadline.set(inbound.silence_max);
+                }
+                if inbound.deadline.poll(cx).is_ready() {
+                    return inbound.fail(BodyFault::Silent);
+                }
+                return Poll::Pending;
+            }
+        };
+        inbound.waiting = false;
+        inbound.answer.start();
+        let frame = match frame.into_data() {
+            Ok(data) => {
+                if let Some(left) = &mut inbound.left {
+                    let Some(rest) = left.checked_sub(data.len() as u64) else {
+                        return inbound.fail(BodyFault::TooLarge);
+                    };
+                    *left = rest;
+                }
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Err(frame) => frame,
+        };
+        match (frame.into_trailers(), &inbound.trailers) {
+            (Ok(trailers), Some(plan)) => {
+                Poll::Ready(Some(Ok(Frame::trailers(clean_request(trailers, plan)))))
+            }
+            (Ok(_) | Err(_), _) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|inbound| inbound.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(
+            || SizeHint::with_exact(0),
+            |inbound| inbound.body.size_hint(),
+        )
+    }
+}
+
+fn clean_request(trailers: HeaderMap, plan: &Plan) -> HeaderMap {
+    keep(trailers, |name| {
+        !is_forbidden_trailer(name) && !is_told_by_proxies(name) && !plan.protected.covers(name)
+    })
+}
+
+fn keep(trailers: HeaderMap, is_kept: impl Fn(&http::HeaderName) -> bool) -> HeaderMap {
+    let mut kept = HeaderMap::with_capacity(trailers.keys_len());
+    let mut last = None;
+    for (name, value) in trailers {
+        // A name stands only before the first of its values.
+        last = name.or(last);
+        if let Some(name) = last.as_ref().filter(|name| is_kept(name)) {
+            kept.append(name, value);
+        }
+    }
+    kept
+}
+
+/// The body of an answer on its way to the client.
+#[derive(Debug)]
+pub struct ResponseBody {
+    payload: Payload,
+    /// Written down when the body is dropped: then the answer has ended.
+    record: Option<Record>,
+}
+
+#[derive(Debug)]
+enum Payload {
+    Own(Option<Bytes>),
+    Service(Incoming, Option<Lease<RequestBody>>),
+}
+
+impl ResponseBody {
+    /// An answer of our own.
+    pub(super) const fn own(bytes: Bytes, record: Record) -> Self {
+        Self {
+            payload: Payload::Own(Some(bytes)),
+            record: Some(record),
+        }
+    }
+
+    /// No body: the connection becomes a tunnel, whose end is written down by itself.
+    pub(super) const fn none() -> Self {
+        Self {
+            payload: Payload::Own(None),
+            record: None,
+        }
+    }
+
+    /// The service's answer. Its connection is kept once the body has ended.
+    pub(super) fn service(body: Incoming, lease: Lease<RequestBody>, record: Record) -> Self {
+        Self {
+            payload: Payload::Service(body, Some(lease)),
+            record: Some(record),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.payload {
+            Payload::Own(bytes) => {
+                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                if let (Some(record), Some(bytes)) = (&mut this.record, &bytes) {
+                    record.bytes += bytes.len() as u64;
+                }
+                return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Payload::Service(body, _) => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        let frame = match frame {
+            Some(Ok(frame)) => {
+                if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
+                    record.bytes += data.len() as u64;
+                }
+                match frame.into_trailers() {
+                    Ok(trailers) => Some(Ok(Frame::trailers(keep(trailers, |name| {
+                        !is_forbidden_trailer(name)
+                    })))),
+                    Err(frame) => Some(Ok(frame)),
+                }
+            }
+            other => other,
+        };
+        if matches!(frame, Some(Err(_))) {
+            return Poll::Ready(frame);
+        }
+        if this.is_end_stream() {
+            this.finish();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.payload {
+            Payload::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Payload::Service(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.payload {
+            Payload::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Payload::Service(body, _) => body.size_hint(),
+        }
+    }
+}
+
+impl ResponseBody {
+    fn finish(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.complete = true;
+        }
+        if let Payload::Service(_, lease) = &mut self.payload
+            && let Some(lease) = lease.take()
+        {
+            lease.release();
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// A body that was known to be at its end is never polled: nothing is left to come.
+    fn drop(&mut self) {
+        if self.is_end_stream() {
+            self.finish();
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What one thread needs to serve: the plan's current edition, its own pools and counters.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use prometheus::Histogram;
+
+use super::body::RequestBody;
+use crate::authorize::Tables;
+use crate::base::clock::Clock;
+use crate::base::deadline::Deadlines;
+use crate::plan::Plan;
+use crate::telemetry::metrics::{DecisionCounters, Metrics};
+use crate::upstream::Pool;
+
+/// What all threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Swapped whole on a reload.
+    pub plan: ArcSwap<Plan>,
+    /// Read by every request.
+    pub tables: Tables,
+    /// Tells the time.
+    pub clock: Clock,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// One thread's side of the proxy.
+pub struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) deadlines: Deadlines,
+    edition: RefCell<Rc<Edition>>,
+}
+
+/// One edition of the plan with what this thread keeps for it.
+pub(super) struct Edition {
+    pub(super) plan: Arc<Plan>,
+    pub(super) services: Box<[Service]>,
+    pub(super) decisions: DecisionCounters,
+}
+
+/// A service as this thread reaches it.
+pub(super) struct Service {
+    pub(super) pool: Pool<RequestBody>,
+    pub(super) seconds: Histogram,
+}
+
+impl Worker {
+    /// A worker for the thread that `deadlines` belongs to.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, deadlines: Deadlines) -> Self {
+        let edition = Edition::new(shared.plan.load_full(), &shared.metrics, &deadlines);
+        Self {
+            edition: RefCell::new(Rc::new(edition)),
+            shared,
+            deadlines,
+        }
+    }
+
+    /// The current edition. A new one is noticed by the first request after the swap; requests that run keep theirs.
+    pub(super) fn edition(&self) -> Rc<Edition> {
+        let current = self.shared.plan.load();
+        let mut edition = self.edition.borrow_mut();
+        if !Arc::ptr_eq(&current, &edition.plan) {
+            *edition = Rc::new(Edition::new(
+                Arc::clone(&current),
+                &self.shared.metrics,
+                &self.deadlines,
+            ));
+        }
+        Rc::clone(&edition)
+    }
+
+    /// Closes upstream connections that were idle for too long.
+    pub fn sweep(&self) {
+        for service in &self.edition.borrow().services {
+            service.pool.sweep();
+        }
+    }
+}
+
+impl Edition {
+    fn new(plan: Arc<Plan>, metrics: &Metrics, deadlines: &Deadlines) -> Self {
+        let services = plan
+            .upstreams
+            .iter()
+            .map(|options| Service {
+                pool: Pool::new(Arc::clone(options), deadlines.clone()),
+                seconds: metrics.upstream_seconds(options.name.as_str()),
+            })
+            .collect();
+        Self {
+            plan,
+            services,
+            decisions: DecisionCounters::new(metrics),
+        }
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}

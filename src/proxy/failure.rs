@@ -1,0 +1,130 @@
+//! Why a request ended at the proxy for another reason than the decision.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Method, StatusCode};
+
+use crate::http::respond::Problem;
+use crate::upstream::SendError;
+
+/// Why a request ended here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Two readings: lengths, `Connection` lines, or other parts of the head (400, and the connection is closed).
+    HeadAmbiguous,
+    /// No host, two hosts, or one that is none (400).
+    HostInvalid,
+    /// No single reading of the path (400).
+    PathAmbiguous,
+    /// No route (404).
+    NoRoute,
+    /// The path has routes, but not for this method (405).
+    MethodNotAllowed(Vec<Method>),
+    /// The body is larger than the listener allows (413).
+    BodyTooLarge,
+    /// The client fell silent in the middle of its body (408).
+    RequestTimeout,
+    /// The client broke off in the middle of its body. Nobody reads the answer.
+    ClientGone,
+    /// No connection to the service (502).
+    UpstreamUnreachable,
+    /// The service gave no valid answer (502).
+    UpstreamFailed,
+    /// The service did not answer in time (504).
+    UpstreamTimeout,
+}
+
+impl Failure {
+    /// One stable word for log, metrics and body.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::HeadAmbiguous => "bad_request",
+            Self::HostInvalid => "host_invalid",
+            Self::PathAmbiguous => "path_ambiguous",
+            Self::NoRoute => "no_route",
+            Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::BodyTooLarge => "body_too_large",
+            Self::RequestTimeout => "request_timeout",
+            Self::ClientGone => "client_gone",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::UpstreamTimeout => "upstream_timeout",
+        }
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let (status, detail) = match self {
+            Self::HeadAmbiguous => (
+                StatusCode::BAD_REQUEST,
+                "The request's head has more than one reading.",
+            ),
+            Self::HostInvalid => (
+                StatusCode::BAD_REQUEST,
+                "The request needs exactly one valid host.",
+            ),
+            Self::PathAmbiguous => (
+                StatusCode::BAD_REQUEST,
+                "The path has more than one reading.",
+            ),
+            Self::NoRoute => (StatusCode::NOT_FOUND, "Nothing is served here."),
+            Self::MethodNotAllowed(_) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "The method is not allowed here.",
+            ),
+            Self::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The body is larger than is allowed.",
+            ),
+            Self::RequestTimeout | Self::ClientGone => (
+                StatusCode::REQUEST_TIMEOUT,
+                "The body did not arrive in time.",
+            ),
+            Self::UpstreamUnreachable => {
+                (StatusCode::BAD_GATEWAY, "The service cannot be reached.")
+            }
+            Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, "The service gave no valid answer."),
+            Self::UpstreamTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "The service did not answer in time.",
+            ),
+        };
+        let mut problem = Problem::new(status, self.code(), detail);
+        if let Self::MethodNotAllowed(methods) = self {
+            let list: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            problem.allow = HeaderValue::try_from(list.join(", ")).ok();
+        }
+        if *self == Self::UpstreamUnreachable {
+            problem.retry_after = Some(UPSTREAM_RETRY_AFTER);
+        }
+        problem
+    }
+
+    /// Whether the connection must not be used again: the next bytes on it may be no request.
+    #[must_use]
+    pub const fn closes_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::HeadAmbiguous
+                | Self::HostInvalid
+                | Self::PathAmbiguous
+                | Self::BodyTooLarge
+                | Self::RequestTimeout
+                | Self::ClientGone
+        )
+    }
+}
+
+/// A service that restarts is back in seconds.
+const UPSTREAM_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+impl From<&SendError> for Failure {
+    fn from(error: &SendError) -> Self {
+        match error {
+            SendError::Connect(_) | SendError::ConnectTimeout => Self::UpstreamUnreachable,
+            SendError::NoAnswer(_) => Self::UpstreamFailed,
+        }
+    }
+}

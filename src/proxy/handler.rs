@@ -1,0 +1,512 @@
+//! One request from its head to the head of its answer.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+use super::answer::{Details, Record};
+use super::body::{AnswerClock, BodyFault, RequestBody, ResponseBody};
+use super::edition::{Edition, Worker};
+use super::failure::Failure;
+use super::request::{self, Outgoing};
+use super::upgrade;
+use crate::authorize::{Decision, Denied, Pass, Presented, decide};
+use crate::http::cors::{Cors, is_preflight};
+use crate::http::headers::drop_hop_by_hop;
+use crate::http::respond::{Problem, is_grpc};
+use crate::jwks::RefreshOutcome;
+use crate::listener::{Connection, Front};
+use crate::plan::Route;
+use crate::route::{Found, NormalPath};
+use crate::telemetry::metrics::Decided as Counted;
+use crate::token::Reject;
+use crate::upstream::Sent;
+
+/// Longest time that a request waits for a key that nobody knows yet.
+const KEY_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// A service's own word to the gateway never reaches a client.
+const OWN_PREFIX: &str = "jotgate-";
+
+impl Front for Worker {
+    type Body = ResponseBody;
+
+    async fn answer(
+        self: Rc<Self>,
+        connection: Rc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let edition = self.edition();
+        let (parts, body) = request.into_parts();
+        let record = Record {
+            busy: connection.begin(),
+            start: Instant::now(),
+            status: 0,
+            code: "",
+            bytes: 0,
+            complete: false,
+            decision: Duration::ZERO,
+            upstream: None,
+            line: edition
+                .plan
+                .access_log
+                .then(|| Box::new(Details::of(&parts))),
+        };
+        let exchange = Exchange {
+            worker: &self,
+            edition: &edition,
+            connection: &connection,
+            record,
+            route: None,
+        };
+        exchange.run(parts, body).await
+    }
+}
+
+/// One request on its way.
+struct Exchange<'w> {
+    worker: &'w Worker,
+    edition: &'w Edition,
+    connection: &'w Connection,
+    record: Record,
+    route: Option<&'w Arc<Route>>,
+}
+
+impl Exchange<'_> {
+    async fn run(mut self, mut parts: Parts, body: Incoming) -> Response<ResponseBody> {
+        let is_grpc = is_grpc(&parts.headers);
+        // Kept for the answer's CORS headers, which depend on what the request said.
+        let origin = parts.headers.get(http::header::ORIGIN).cloned();
+        let outcome = match self.read_head(&parts) {
+            Ok(head) => self.authorized(&mut parts, &head, body).await,
+            Err(failure) => Err(Refusal::Failure(failure)),
+        };
+        let cors = self.route.and_then(|route| route.cors.as_ref());
+        match outcome {
+            Ok(Outcome::Service(sent)) => self.pass_on(sent, cors, origin),
+            Ok(Outcome::Own(response)) => self.own(response),
+            Err(refusal) => self.refuse(&refusal, is_grpc, cors, origin),
+        }
+    }
+
+    /// Steps 2 to 5: the head has one reading, and a route.
+    fn read_head(&mut self, parts: &Parts) -> Result<Head, Failure> {
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return Err(Failure::MethodNotAllowed(vec![]));
+        }
+        request::check_framing(parts)?;
+        let authority = request::authority(parts)?;
+        let host = request::host(authority.as_ref())?;
+        let path = NormalPath::parse(parts.uri.path()).map_err(|_| Failure::PathAmbiguous)?;
+        // A preflight asks about another method: that one's route answers.
+        let preflight = is_preflight(&parts.method, &parts.headers)
+            .then(|| Cors::requested_method(&parts.headers))
+            .flatten();
+        let routes = &self.edition.plan.routes;
+        let found = |method| {
+            routes
+                .find(host.as_ref(), &path, method)
+                .map_err(|_| Failure::PathAmbiguous)
+        };
+        let mut answered = Preflight::No;
+        let mut route = None;
+        if let Some(method) = &preflight
+            && let Found::Route(asked) = found(method)?
+            && let Some(cors) = &asked.cors
+        {
+            answered = if cors.pass_preflight {
+                Preflight::Pass
+            } else {
+                Preflight::Answer
+            };
+            route = Some(asked);
+        }
+        let route = match route {
+            Some(route) => route,
+            None => match found(&parts.method)? {
+                Found::Route(route) => route,
+                Found::Nothing => return Err(Failure::NoRoute),
+                Found::OtherMethods(methods) => {
+                    return Err(Failure::MethodNotAllowed(methods));
+                }
+            },
+        };
+        self.route = Some(route);
+        self.record.meet(route);
+        Ok(Head {
+            authority,
+            path: path.rewritten(),
+            preflight: answered,
+        })
+    }
+
+    /// Steps 6 to 13: the decision, and what follows from it.
+    async fn authorized(
+        &mut self,
+        parts: &mut Parts,
+        head: &Head,
+        body: Incoming,
+    ) -> Result<Outcome, Refusal> {
+        let route = self.route.expect("the head was read");
+        let pass = match head.preflight {
+            Preflight::Answer => {
+                let cors = route.cors.as_ref().expect("the route has CORS");
+                self.count(route, None, true, "preflight");
+                return Ok(Outcome::Own(cors.answer_preflight(&parts.headers)));
+            }
+            Preflight::Pass => {
+                self.count(route, None, true, "preflight");
+                Pass { bearer: None }
+            }
+            Preflight::No => self.decide(route, parts).await.map_err(Refusal::Denied)?,
+        };
+        let sent = self.send(route, parts, head, &pass, body).await;
+        if let Err(failure) = &sent {
+            let upstream = &self.edition.plan.upstreams[route.upstream];
+            self.worker
+                .shared
+                .metrics
+                .upstream_failures
+                .with_label_values(&[upstream.name.as_str(), failure.code()])
+                .inc();
+        }
+        sent.map(Outcome::Service).map_err(Refusal::Failure)
+    }
+
+    /// Steps 6 to 12. An unknown key is waited for once.
+    async fn decide(&mut self, route: &Arc<Route>, parts: &Parts) -> Result<Pass, Denied> {
+        let shared = &self.worker.shared;
+        let presented = Presented {
+            headers: &parts.headers,
+            query: parts.uri.query(),
+        };
+        let mut decided = decide(&route.access, presented, &shared.tables, shared.clock.now());
+        if let Decision::KeyUnknown(issuer) = &decided.decision {
+            let outcome = issuer.refresh.ask(KEY_WAIT_MAX).await;
+            decided = match outcome {
+                RefreshOutcome::Refreshed => {
+                    decide(&route.access, presented, &shared.tables, shared.clock.now())
+                }
+                RefreshOutcome::CoolingDown => decided,
+                RefreshOutcome::Failed | RefreshOutcome::TimedOut | RefreshOutcome::TooMany => {
+                    decided.decision = Decision::Deny(Denied::KeysUnavailable);
+                    decided
+                }
+            };
+        }
+        match decided.cached {
+            Some(true) => shared.metrics.cache_hits.inc(),
+            Some(false) => shared.metrics.cache_misses.inc(),
+            None => {}
+        }
+        let result = match decided.decision {
+            Decision::Pass(pass) => Ok(pass),
+            Decision::Deny(denied) => Err(denied),
+            // The newest set does not have it either.
+            Decision::KeyUnknown(_) => Err(Denied::Token(Reject::KeyUnknown)),
+        };
+        self.record
+            .name_issuer(decided.issuer.map(|issuer| &issuer.name));
+        let code = result
+            .as_ref()
+            .map_or_else(|denied| denied.code(), |_| "ok");
+        let issuer = decided
+            .issuer
+            .map(|issuer| (issuer.id, issuer.name.as_str()));
+        self.count(route, issuer, result.is_ok(), code);
+        result
+    }
+
+    fn count(
+        &mut self,
+        route: &Route,
+        issuer: Option<(usize, &str)>,
+        allowed: bool,
+        code: &'static str,
+    ) {
+        self.record.decision = self.record.start.elapsed();
+        self.record.code = code;
+        self.worker
+            .shared
+            .metrics
+            .decision_seconds
+            .observe(self.record.decision.as_secs_f64());
+        self.edition.decisions.count(Counted {
+            route: (route.number, route.name.as_str()),
+            issuer: issuer.unwrap_or((0, "")),
+            allowed,
+            code,
+        });
+    }
+
+    /// Step 13: the head anew, the body streamed, and the head of the answer in time.
+    async fn send(
+        &mut self,
+        route: &Route,
+        parts: &mut Parts,
+        head: &Head,
+        pass: &Pass,
+        body: Incoming,
+    ) -> Result<Answered, Failure> {
+        let service = &self.edition.services[route.upstream];
+        let websocket = request::is_websocket(parts);
+        if websocket && !body.is_end_stream() {
+            return Err(Failure::HeadAmbiguous);
+        }
+        let bytes_max = self.connection.max_body_size;
+        if let (Some(max), Some(length)) = (bytes_max, content_length(&parts.headers))
+            && length > max
+        {
+            return Err(Failure::BodyTooLarge);
+        }
+        let client = websocket
+            .then(|| parts.extensions.remove::<OnUpgrade>())
+            .flatten();
+        request::rewrite(
+            parts,
+            &Outgoing {
+                plan: &self.edition.plan,
+                route,
+                path: head.path.as_deref(),
+                authority: head.authority.as_ref(),
+                peer: &self.connection.peer,
+                bearer: pass.bearer.as_ref(),
+                websocket,
+                http2: service.pool.options().http2,
+            },
+        )?;
+        let deadline = self.worker.deadlines.deadline();
+        let clock = AnswerClock::new(deadline.handle(), route.timeout);
+        clock.start();
+        let fault = Rc::new(Cell::new(None));
+        let body = if body.is_end_stream() {
+            RequestBody::default()
+        } else {
+            let trailers = is_grpc(&parts.headers).then(|| Arc::clone(&self.edition.plan));
+            RequestBody::new(
+                body,
+                bytes_max,
+                self.connection.body_timeout,
+                self.worker.deadlines.deadline(),
+                clock,
+                Rc::clone(&fault),
+                trailers,
+            )
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = std::mem::take(&mut parts.method);
+        *request.uri_mut() = std::mem::take(&mut parts.uri);
+        *request.version_mut() = parts.version;
+        *request.headers_mut() = std::mem::take(&mut parts.headers);
+        let began = Instant::now();
+        let mut sending = pin!(service.pool.send(request));
+        let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Ready(sent) => Poll::Ready(sent.map_err(|error| {
+                tracing::debug!(upstream = %service.pool.options().name, %error, source = ?std::error::Error::source(&error), "no answer");
+                Failure::from(&error)
+            })),
+            Poll::Pending => deadline.poll(cx).map(|()| Err(Failure::UpstreamTimeout)),
+        })
+        .await
+        .map_err(|failure| match fault.get() {
+            None => failure,
+            Some(BodyFault::TooLarge) => Failure::BodyTooLarge,
+            Some(BodyFault::Silent) => Failure::RequestTimeout,
+            Some(BodyFault::Broken) => Failure::ClientGone,
+        })?;
+        let took = began.elapsed();
+        self.record.upstream = Some(took);
+        service.seconds.observe(took.as_secs_f64());
+        let switching = sent.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let switched = sent
+            .response
+            .headers()
+            .get(UPGRADE)
+            .is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        // A 101 that nobody asked for, or to another protocol.
+        if switching && !(client.is_some() && switched) {
+            return Err(Failure::UpstreamFailed);
+        }
+        Ok(Answered { sent, client })
+    }
+
+    /// Step 14.
+    fn pass_on(
+        mut self,
+        answered: Answered,
+        cors: Option<&Cors>,
+        origin: Option<HeaderValue>,
+    ) -> Response<ResponseBody> {
+        let Answered { sent, client } = answered;
+        let Sent {
+            mut response,
+            lease,
+        } = sent;
+        self.record.status = response.status().as_u16();
+        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if drop_hop_by_hop(response.headers_mut()).is_err() {
+            return self.refuse(
+                &Refusal::Failure(Failure::UpstreamFailed),
+                false,
+                cors,
+                origin,
+            );
+        }
+        drop_own_words(response.headers_mut());
+        if let Some(cors) = cors {
+            cors.write(&origin_only(origin), response.headers_mut());
+        }
+        if let (true, Some(client)) = (switching, client) {
+            upgrade::join(client, &mut response, self.record);
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            response
+                .headers_mut()
+                .insert(UPGRADE, HeaderValue::from_static("websocket"));
+            return response.map(|_| ResponseBody::none());
+        }
+        let record = self.record;
+        response.map(|body| ResponseBody::service(body, lease, record))
+    }
+
+    fn refuse(
+        mut self,
+        refusal: &Refusal,
+        is_grpc: bool,
+        cors: Option<&Cors>,
+        origin: Option<HeaderValue>,
+    ) -> Response<ResponseBody> {
+        let problem = match refusal {
+            Refusal::Failure(failure) => {
+                if self.record.code.is_empty() {
+                    let (number, name) = self
+                        .route
+                        .map_or((0, ""), |route| (route.number, route.name.as_str()));
+                    self.record.decision = self.record.start.elapsed();
+                    self.edition.decisions.count(Counted {
+                        route: (number, name),
+                        issuer: (0, ""),
+                        allowed: false,
+                        code: failure.code(),
+                    });
+                }
+                self.record.code = failure.code();
+                failure.problem()
+            }
+            Refusal::Denied(denied) => {
+                let route = self.route.expect("a decision has a route");
+                denied.problem(&route.access.requirement)
+            }
+        };
+        let mut response = answer(&problem, is_grpc);
+        if let Refusal::Failure(failure) = refusal
+            && failure.closes_connection()
+        {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(cors) = cors {
+            cors.write(&origin_only(origin), response.headers_mut());
+        }
+        self.own(response)
+    }
+
+    fn own(mut self, response: Response<Bytes>) -> Response<ResponseBody> {
+        self.record.status = response.status().as_u16();
+        let record = self.record;
+        response.map(|bytes| ResponseBody::own(bytes, record))
+    }
+}
+
+/// A request's head, read.
+struct Head {
+    authority: Option<HeaderValue>,
+    /// The path in normal form, where it differs from the one that was sent.
+    path: Option<Box<str>>,
+    preflight: Preflight,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Preflight {
+    /// Not one, or the route has no CORS.
+    No,
+    /// Answered here.
+    Answer,
+    /// The service answers; nobody is asked for a token, because browsers send none.
+    Pass,
+}
+
+enum Outcome {
+    Service(Answered),
+    Own(Response<Bytes>),
+}
+
+enum Refusal {
+    Failure(Failure),
+    Denied(Denied),
+}
+
+/// The head of the service's answer.
+struct Answered {
+    sent: Sent<RequestBody>,
+    /// The client's side of a WebSocket.
+    client: Option<OnUpgrade>,
+}
+
+impl Details {
+    fn of(parts: &Parts) -> Self {
+        Self {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            host: parts.headers.get(http::header::HOST).cloned(),
+            version: parts.version,
+            route: None,
+            issuer: None,
+        }
+    }
+}
+
+fn answer(problem: &Problem, is_grpc: bool) -> Response<Bytes> {
+    if is_grpc {
+        problem.to_grpc()
+    } else {
+        problem.to_json()
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn origin_only(origin: Option<HeaderValue>) -> HeaderMap {
+    origin
+        .map(|origin| (http::header::ORIGIN, origin))
+        .into_iter()
+        .collect()
+}
+
+fn drop_own_words(headers: &mut HeaderMap) {
+    let own: Vec<_> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(OWN_PREFIX))
+        .cloned()
+        .collect();
+    for name in own {
+        headers.remove(name);
+    }
+}

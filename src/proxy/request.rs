@@ -1,0 +1,206 @@
+//! The head of a request: read in one way only, then written anew for the service.
+
+use std::sync::Arc;
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+
+use super::failure::Failure;
+use crate::authorize::Bearer;
+use crate::http::forwarded::{self, Peer, is_plain_name, is_told_by_proxies};
+use crate::http::headers::{connection_options, has_token, is_hop_by_hop, single};
+use crate::plan::{Plan, Route};
+use crate::route::Host;
+use crate::token::{Spot, cookies_without, query_without};
+
+/// The authority of a request as one text: from the only `Host`, or from the target. None on HTTP/1.0 without `Host`.
+pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Failure> {
+    let header = single(&parts.headers, &HOST).map_err(|_| Failure::HostInvalid)?;
+    let target = parts.uri.authority().map(Authority::as_str);
+    match (header, target) {
+        // RFC 9112 section 3.2.2 lets the target win; a service behind us may not, so they must agree.
+        (Some(header), Some(target)) if header.as_bytes() != target.as_bytes() => {
+            Err(Failure::HostInvalid)
+        }
+        (Some(header), _) => Ok(Some(header.clone())),
+        (None, Some(target)) => HeaderValue::from_str(target)
+            .map(Some)
+            .map_err(|_| Failure::HostInvalid),
+        (None, None) if parts.version == Version::HTTP_10 => Ok(None),
+        (None, None) => Err(Failure::HostInvalid),
+    }
+}
+
+/// The host of an authority.
+pub(super) fn host(authority: Option<&HeaderValue>) -> Result<Option<Host<'_>>, Failure> {
+    authority
+        .map(|text| {
+            let text = text.to_str().map_err(|_| Failure::HostInvalid)?;
+            Host::parse(text).map_err(|_| Failure::HostInvalid)
+        })
+        .transpose()
+}
+
+/// What would let the service, or a proxy before it, see other requests than we do.
+pub(super) fn check_framing(parts: &Parts) -> Result<(), Failure> {
+    let headers = &parts.headers;
+    let lengths = single(headers, &CONTENT_LENGTH).map_err(|_| Failure::HeadAmbiguous)?;
+    let codings = single(headers, &TRANSFER_ENCODING).map_err(|_| Failure::HeadAmbiguous)?;
+    let codings_ok = codings.is_none_or(|coding| {
+        coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+            && parts.version == Version::HTTP_11
+            && lengths.is_none()
+    });
+    let length_ok = lengths.is_none_or(|length| length.as_bytes().iter().all(u8::is_ascii_digit));
+    if codings_ok && length_ok {
+        Ok(())
+    } else {
+        Err(Failure::HeadAmbiguous)
+    }
+}
+
+/// Whether the request asks for a WebSocket (RFC 6455 section 4.1).
+pub(super) fn is_websocket(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_11
+        && parts.method == Method::GET
+        && has_token(&parts.headers, &CONNECTION, "upgrade")
+        && single(&parts.headers, &UPGRADE).is_ok_and(|upgrade| {
+            upgrade.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        })
+}
+
+/// What the head for the service is made from.
+pub(super) struct Outgoing<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) route: &'a Route,
+    /// The path in normal form, where it differs from the one that was sent.
+    pub(super) path: Option<&'a str>,
+    pub(super) authority: Option<&'a HeaderValue>,
+    pub(super) peer: &'a Peer,
+    pub(super) bearer: Option<&'a (Arc<Bearer>, Spot)>,
+    pub(super) websocket: bool,
+    pub(super) http2: bool,
+}
+
+/// Writes the head anew: what is for one connection, forged, or a secret goes out; who it is goes in.
+pub(super) fn rewrite(parts: &mut Parts, outgoing: &Outgoing<'_>) -> Result<(), Failure> {
+    let headers = &mut parts.headers;
+    let wants_trailers = headers.contains_key(TE) && has_token(headers, &TE, "trailers");
+    let mut doomed = connection_options(headers).map_err(|_| Failure::HeadAmbiguous)?;
+    doomed.extend(
+        headers
+            .keys()
+            .filter(|name| is_dropped(name, outgoing))
+            .cloned(),
+    );
+    for name in doomed {
+        headers.remove(name);
+    }
+    let mut query = parts.uri.query().map(str::to_owned);
+    if let Some((bearer, spot)) = outgoing.bearer {
+        if !outgoing.route.access.places.forward {
+            take_token(headers, &mut query, outgoing.route, *spot);
+        }
+        for (name, value) in bearer.headers.as_deref().unwrap_or_default() {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if outgoing.websocket {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    forwarded::write(headers, outgoing.peer, outgoing.authority, "http");
+    parts.uri = target(parts, query.as_deref(), outgoing)?;
+    let headers = &mut parts.headers;
+    match outgoing.authority {
+        Some(authority) if !outgoing.http2 => {
+            headers.insert(HOST, authority.clone());
+        }
+        Some(_) | None => {
+            headers.remove(HOST);
+        }
+    }
+    parts.version = if outgoing.http2 {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    };
+    parts.extensions.clear();
+    Ok(())
+}
+
+fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
+    is_hop_by_hop(name)
+        // We answer it ourselves, when the service begins to read the body.
+        || *name == EXPECT
+        || (is_told_by_proxies(name) && !(outgoing.peer.trusted && is_plain_name(name)))
+        || outgoing.plan.protected.covers(name)
+}
+
+/// Removes the token from where it was found.
+fn take_token(headers: &mut HeaderMap, query: &mut Option<String>, route: &Route, spot: Spot) {
+    let places = &route.access.places;
+    match spot {
+        Spot::Authorization => {
+            headers.remove(AUTHORIZATION);
+        }
+        Spot::Header => {
+            if let Some(name) = &places.header {
+                headers.remove(name);
+            }
+        }
+        Spot::Cookie => {
+            let Some(name) = &places.cookie else { return };
+            let lines: Vec<HeaderValue> = headers
+                .get_all(COOKIE)
+                .iter()
+                .filter_map(|line| {
+                    cookies_without(std::str::from_utf8(line.as_bytes()).ok()?, name)
+                })
+                .filter_map(|line| HeaderValue::try_from(line).ok())
+                .collect();
+            headers.remove(COOKIE);
+            for line in lines {
+                headers.append(COOKIE, line);
+            }
+        }
+        Spot::Query => {
+            if let (Some(name), Some(text)) = (&places.query, query.as_deref()) {
+                *query = query_without(text, name);
+            }
+        }
+    }
+}
+
+/// The target for the service: the very path that was matched.
+fn target(parts: &Parts, query: Option<&str>, outgoing: &Outgoing<'_>) -> Result<Uri, Failure> {
+    let unchanged = outgoing.path.is_none() && query == parts.uri.query();
+    let path_and_query = match parts.uri.path_and_query() {
+        Some(path_and_query) if unchanged => path_and_query.clone(),
+        Some(_) | None => {
+            let mut text = outgoing.path.unwrap_or(parts.uri.path()).to_owned();
+            if let Some(query) = query {
+                text.push('?');
+                text.push_str(query);
+            }
+            PathAndQuery::try_from(text).map_err(|_| Failure::PathAmbiguous)?
+        }
+    };
+    let mut target = http::uri::Parts::default();
+    target.path_and_query = Some(path_and_query);
+    if outgoing.http2 {
+        let authority = outgoing
+            .authority
+            .and_then(|text| Authority::try_from(text.as_bytes()).ok());
+        target.authority = Some(authority.unwrap_or(Authority::from_static("localhost")));
+        target.scheme = Some(Scheme::HTTP);
+    }
+    Uri::from_parts(target).map_err(|_| Failure::PathAmbiguous)
+}

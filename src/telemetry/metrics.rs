@@ -1,0 +1,312 @@
+//! Prometheus metrics. Labels come from the configuration and from closed sets of codes, never from a request. On the
+//! request path a counter is found in a map of the thread and raised by one atomic addition.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Bounds of the decision's histogram, in seconds: a cache hit takes a microsecond, a signature check tens.
+const DECISION_BUCKETS: [f64; 10] = [
+    1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 1e-3, 1e-2, 1e-1,
+];
+
+/// Bounds of the upstream's histogram, in seconds.
+const UPSTREAM_BUCKETS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
+];
+
+/// Every metric of the process. Clones share their values.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    decisions: IntCounterVec,
+    upstream_seconds: HistogramVec,
+    /// Requests that a service did not answer, by upstream and reason.
+    pub upstream_failures: IntCounterVec,
+    /// From the end of the request's head to the decision.
+    pub decision_seconds: Histogram,
+    /// Look-ups that found a token in the verified-token cache.
+    pub cache_hits: IntCounter,
+    /// Look-ups that did not.
+    pub cache_misses: IntCounter,
+    /// Tokens in the verified-token cache.
+    pub cache_entries: IntGauge,
+    /// Bytes that they take.
+    pub cache_bytes: IntGauge,
+    /// Open client connections, by listener.
+    pub connections: IntGaugeVec,
+    /// Client connections that ended with an error, by reason.
+    pub connection_errors: IntCounterVec,
+    /// Usable keys, by issuer.
+    pub key_set_keys: IntGaugeVec,
+    /// Seconds since the last good fetch, by issuer.
+    pub key_set_age: IntGaugeVec,
+    /// Fetches of key sets, by issuer and result; set from the issuer's own count.
+    pub key_set_refreshes: IntGaugeVec,
+    /// Entries of the last key set that could not be used, by issuer.
+    pub key_set_skipped: IntGaugeVec,
+    /// Rules of the denylist, by kind.
+    pub denylist_entries: IntGaugeVec,
+    /// Most rules.
+    pub denylist_entries_max: IntGauge,
+    /// Raised by every change of the denylist.
+    pub denylist_epoch: IntGauge,
+}
+
+impl Metrics {
+    /// Metrics at zero.
+    ///
+    /// # Panics
+    ///
+    /// Never: names and labels are constants, and each name is registered once.
+    #[must_use]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a list of metrics is read from top to bottom"
+    )]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let metrics = Self {
+            decisions: counters(
+                &registry,
+                "jotgate_decisions_total",
+                "Requests, by how they were decided.",
+                &["route", "issuer", "result", "code"],
+            ),
+            upstream_seconds: add(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "jotgate_upstream_duration_seconds",
+                        "From sending a request to the head of its answer.",
+                    )
+                    .buckets(UPSTREAM_BUCKETS.to_vec()),
+                    &["upstream"],
+                ),
+            ),
+            upstream_failures: counters(
+                &registry,
+                "jotgate_upstream_failures_total",
+                "Requests that a service did not answer.",
+                &["upstream", "code"],
+            ),
+            decision_seconds: add(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "jotgate_decision_duration_seconds",
+                        "From the end of a request's head to its decision.",
+                    )
+                    .buckets(DECISION_BUCKETS.to_vec()),
+                ),
+            ),
+            cache_hits: add(
+                &registry,
+                IntCounter::new(
+                    "jotgate_token_cache_hits_total",
+                    "Tokens found in the verified-token cache.",
+                ),
+            ),
+            cache_misses: add(
+                &registry,
+                IntCounter::new(
+                    "jotgate_token_cache_misses_total",
+                    "Tokens not found in the verified-token cache.",
+                ),
+            ),
+            cache_entries: gauge(
+                &registry,
+                "jotgate_token_cache_entries",
+                "Tokens in the verified-token cache.",
+            ),
+            cache_bytes: gauge(
+                &registry,
+                "jotgate_token_cache_bytes",
+                "Bytes of the verified-token cache.",
+            ),
+            connections: gauges(
+                &registry,
+                "jotgate_connections",
+                "Open client connections.",
+                &["listener"],
+            ),
+            connection_errors: counters(
+                &registry,
+                "jotgate_connection_errors_total",
+                "Client connections that ended with an error.",
+                &["reason"],
+            ),
+            key_set_keys: gauges(
+                &registry,
+                "jotgate_key_set_keys",
+                "Usable keys.",
+                &["issuer"],
+            ),
+            key_set_age: gauges(
+                &registry,
+                "jotgate_key_set_age_seconds",
+                "Since the last good fetch.",
+                &["issuer"],
+            ),
+            key_set_refreshes: gauges(
+                &registry,
+                "jotgate_key_set_refreshes_total",
+                "Fetches of the key set.",
+                &["issuer", "result"],
+            ),
+            key_set_skipped: gauges(
+                &registry,
+                "jotgate_key_set_skipped_keys",
+                "Entries of the last key set that could not be used.",
+                &["issuer"],
+            ),
+            denylist_entries: gauges(
+                &registry,
+                "jotgate_denylist_entries",
+                "Rules of the denylist.",
+                &["kind"],
+            ),
+            denylist_entries_max: gauge(
+                &registry,
+                "jotgate_denylist_entries_max",
+                "Most rules of the denylist.",
+            ),
+            denylist_epoch: gauge(
+                &registry,
+                "jotgate_denylist_epoch",
+                "Raised by every change of the denylist.",
+            ),
+            registry,
+        };
+        let info = gauges(
+            &metrics.registry,
+            "jotgate_build_info",
+            "The running version.",
+            &["version"],
+        );
+        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics
+    }
+
+    /// All metrics in Prometheus' text format 0.0.4.
+    ///
+    /// # Panics
+    ///
+    /// Never: writing to memory cannot fail, and every family has a name.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = vec![];
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing to memory cannot fail, and every family has a name");
+        String::from_utf8(text).expect("names and labels are UTF-8")
+    }
+
+    /// The histogram of an upstream; kept by whoever sends to it.
+    #[must_use]
+    pub fn upstream_seconds(&self, upstream: &str) -> Histogram {
+        self.upstream_seconds.with_label_values(&[upstream])
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counters of decisions as one thread finds them: by numbers instead of texts.
+#[derive(Debug)]
+pub struct DecisionCounters {
+    decisions: IntCounterVec,
+    known: RefCell<HashMap<(usize, usize, &'static str), IntCounter, foldhash::fast::RandomState>>,
+}
+
+/// The labels of one decision. `route` and `issuer` are names of the configuration with a number that is theirs alone in
+/// this edition; 0 is for none.
+#[derive(Clone, Copy, Debug)]
+pub struct Decided<'n> {
+    /// The route.
+    pub route: (usize, &'n str),
+    /// The issuer.
+    pub issuer: (usize, &'n str),
+    /// Whether the request was sent on.
+    pub allowed: bool,
+    /// The exact reason.
+    pub code: &'static str,
+}
+
+impl DecisionCounters {
+    /// Counters for one thread and one edition of the plan.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            decisions: metrics.decisions.clone(),
+            known: RefCell::default(),
+        }
+    }
+
+    /// Counts one decision.
+    pub fn count(&self, decided: Decided<'_>) {
+        self.known
+            .borrow_mut()
+            .entry((decided.route.0, decided.issuer.0, decided.code))
+            .or_insert_with(|| {
+                let result = if decided.allowed { "allow" } else { "deny" };
+                self.decisions.with_label_values(&[
+                    decided.route.1,
+                    decided.issuer.1,
+                    result,
+                    decided.code,
+                ])
+            })
+            .inc();
+    }
+}
+
+fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+    let collector = collector.expect("names and labels are constants of valid form");
+    registry
+        .register(Box::new(collector.clone()))
+        .expect("each name is registered once");
+    collector
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    add(registry, IntGauge::new(name, help))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    add(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    add(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_count_together() {
+        let metrics = Metrics::new();
+        let decided = Decided {
+            route: (1, "orders"),
+            issuer: (0, ""),
+            allowed: false,
+            code: "no_token",
+        };
+        for _ in 0..2 {
+            DecisionCounters::new(&metrics).count(decided);
+        }
+        let line =
+            r#"jotgate_decisions_total{code="no_token",issuer="",result="deny",route="orders"} 2"#;
+        assert!(metrics.to_text().lines().any(|found| found == line));
+    }
+}

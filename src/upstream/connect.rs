@@ -1,0 +1,112 @@
+//! A connection to one server, spoken for by its sender; the task that drives it ends with the sender and its last body.
+
+use std::io;
+
+use http_body::Body;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::spawn_local;
+
+use super::options::Server;
+
+/// Why a request did not get an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// No connection to any server: nothing was sent.
+    #[error("no connection to the service")]
+    Connect(#[source] io::Error),
+    /// No connection in time: nothing was sent.
+    #[error("no connection to the service in time")]
+    ConnectTimeout,
+    /// The connection ended, or carried something that is no HTTP, before the head of the answer.
+    #[error("the service gave no answer")]
+    NoAnswer(#[source] hyper::Error),
+}
+
+/// Most header lines and the largest head of an answer, in bytes: twice what nginx allows by default in all its buffers.
+const ANSWER_HEADERS_MAX: usize = 256;
+const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// HTTP/1.1 over a new connection.
+pub(super) async fn http1<B>(server: &Server) -> Result<http1::SendRequest<B>, SendError>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(ANSWER_HEADERS_MAX)
+        .max_header_size(ANSWER_HEAD_BYTES_MAX);
+    match server {
+        Server::Tcp { host, port } => {
+            let (sender, connection) = builder
+                .handshake(TokioIo::new(tcp(host, *port).await?))
+                .await
+                .map_err(SendError::NoAnswer)?;
+            // Its error is also the answer to the request in flight.
+            spawn_local(async { drop(connection.with_upgrades().await) });
+            Ok(sender)
+        }
+        Server::Unix(path) => {
+            let stream = UnixStream::connect(path)
+                .await
+                .map_err(SendError::Connect)?;
+            let (sender, connection) = builder
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(SendError::NoAnswer)?;
+            spawn_local(async { drop(connection.with_upgrades().await) });
+            Ok(sender)
+        }
+    }
+}
+
+/// HTTP/2 by prior knowledge over a new connection.
+pub(super) async fn http2<B>(server: &Server) -> Result<http2::SendRequest<B>, SendError>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
+{
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES_MAX).unwrap_or(u32::MAX));
+    match server {
+        Server::Tcp { host, port } => {
+            let (sender, connection) = builder
+                .handshake(TokioIo::new(tcp(host, *port).await?))
+                .await
+                .map_err(SendError::NoAnswer)?;
+            spawn_local(async { drop(connection.await) });
+            Ok(sender)
+        }
+        Server::Unix(path) => {
+            let stream = UnixStream::connect(path)
+                .await
+                .map_err(SendError::Connect)?;
+            let (sender, connection) = builder
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(SendError::NoAnswer)?;
+            spawn_local(async { drop(connection.await) });
+            Ok(sender)
+        }
+    }
+}
+
+async fn tcp(host: &str, port: u16) -> Result<TcpStream, SendError> {
+    let stream = TcpStream::connect((host, port))
+        .await
+        .map_err(SendError::Connect)?;
+    stream.set_nodelay(true).map_err(SendError::Connect)?;
+    Ok(stream)
+}
+
+/// Runs the tasks of an HTTP/2 connection on this thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}

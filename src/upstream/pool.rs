@@ -1,0 +1,372 @@
+//! The connections of one thread to the servers of one upstream.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use http::{Method, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+
+use super::connect::{self, SendError};
+use super::options::{Options, Server};
+use crate::base::deadline::Deadlines;
+
+/// The connections of one thread to one upstream. `B` is the body of requests; its default is empty.
+pub struct Pool<B> {
+    options: Arc<Options>,
+    servers: Box<[Rc<Connections<B>>]>,
+    next: Cell<usize>,
+    deadlines: Deadlines,
+}
+
+struct Connections<B> {
+    server: Server,
+    /// The most recently used is last.
+    idle: RefCell<VecDeque<Idle<B>>>,
+    idle_max: usize,
+    http2: RefCell<Http2<B>>,
+}
+
+struct Idle<B> {
+    sender: http1::SendRequest<B>,
+    since: Instant,
+}
+
+enum Http2<B> {
+    None,
+    /// One connection is on its way, whoever waits for it.
+    Connecting(watch::Receiver<Option<Connected<B>>>),
+    Ready(http2::SendRequest<B>),
+}
+
+type Connected<B> = Result<http2::SendRequest<B>, io::ErrorKind>;
+
+/// An answer, and the connection that its body still comes from.
+#[derive(Debug)]
+pub struct Sent<B> {
+    /// Its body is still on its way.
+    pub response: Response<Incoming>,
+    /// To be released when the body has ended.
+    pub lease: Lease<B>,
+}
+
+/// A connection in use. Dropped before its body has ended, the connection is closed, and the service sees that nobody
+/// waits any more.
+pub struct Lease<B>(Option<(http1::SendRequest<B>, Weak<Connections<B>>)>);
+
+impl<B> Pool<B>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Default
+        + Unpin
+        + 'static,
+{
+    /// A pool without connections.
+    #[must_use]
+    pub fn new(options: Arc<Options>, deadlines: Deadlines) -> Self {
+        let servers = options
+            .servers
+            .iter()
+            .map(|server| {
+                Rc::new(Connections {
+                    server: server.clone(),
+                    idle: RefCell::default(),
+                    idle_max: options.max_idle,
+                    http2: RefCell::new(Http2::None),
+                })
+            })
+            .collect();
+        Self {
+            options,
+            servers,
+            next: Cell::new(0),
+            deadlines,
+        }
+    }
+
+    /// What the pool was made from.
+    #[must_use]
+    pub fn options(&self) -> &Arc<Options> {
+        &self.options
+    }
+
+    /// Sends `request` over a kept or a new connection and waits for the head of the answer; the caller bounds the time.
+    ///
+    /// A request is sent again over another connection when nothing of it was sent, or when it is safe, has no body, and
+    /// a kept connection ended before any answer (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
+    pub async fn send(&self, request: Request<B>) -> Result<Sent<B>, SendError> {
+        if self.options.http2 {
+            self.send_http2(request).await
+        } else {
+            self.send_http1(request).await
+        }
+    }
+
+    /// Closes connections that were idle for too long.
+    pub fn sweep(&self) {
+        for server in &self.servers {
+            server.idle.borrow_mut().retain(|idle| {
+                !idle.sender.is_closed() && idle.since.elapsed() < self.options.idle_timeout
+            });
+        }
+    }
+
+    async fn send_http1(&self, mut request: Request<B>) -> Result<Sent<B>, SendError> {
+        let first = self.turn();
+        // Each kept connection may prove closed before one byte is sent; a new one settles it.
+        loop {
+            let Some((mut sender, home)) = self.kept(first) else {
+                break;
+            };
+            let again = is_repeatable(&request).then(|| copy(&request));
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(Sent::http1(response, sender, home)),
+                Err(mut fault) => {
+                    let unsent = fault.take_message();
+                    let error = fault.into_error();
+                    // A broken answer is an answer: only silence lets us ask again.
+                    let silent =
+                        error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+                    match unsent.or(again.filter(|_| silent)) {
+                        Some(same) => request = same,
+                        None => return Err(SendError::NoAnswer(error)),
+                    }
+                }
+            }
+        }
+        let (mut sender, home) = self.connect_http1(first).await?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(SendError::NoAnswer)?;
+        Ok(Sent::http1(response, sender, home))
+    }
+
+    async fn send_http2(&self, mut request: Request<B>) -> Result<Sent<B>, SendError> {
+        let first = self.turn();
+        let mut last = SendError::ConnectTimeout;
+        for home in self.from(first) {
+            // A kept connection may be going away; the second round has a new one.
+            for _ in 0..2 {
+                let mut sender = match self.http2(home).await {
+                    Ok(sender) => sender,
+                    Err(error) => {
+                        last = error;
+                        break;
+                    }
+                };
+                match sender.try_send_request(request).await {
+                    Ok(response) => {
+                        return Ok(Sent {
+                            response,
+                            lease: Lease(None),
+                        });
+                    }
+                    Err(mut fault) => match fault.take_message() {
+                        Some(unsent) => {
+                            request = unsent;
+                            *home.http2.borrow_mut() = Http2::None;
+                            last = SendError::NoAnswer(fault.into_error());
+                        }
+                        None => return Err(SendError::NoAnswer(fault.into_error())),
+                    },
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// The servers in turn, beginning with `first`.
+    fn from(&self, first: usize) -> impl Iterator<Item = &Rc<Connections<B>>> {
+        self.servers
+            .iter()
+            .cycle()
+            .skip(first)
+            .take(self.servers.len())
+    }
+
+    fn turn(&self) -> usize {
+        let turn = self.next.get();
+        self.next.set((turn + 1) % self.servers.len());
+        turn
+    }
+
+    fn kept(&self, first: usize) -> Option<(http1::SendRequest<B>, &Rc<Connections<B>>)> {
+        self.from(first)
+            .take(1)
+            .find_map(|home| Some((home.take_idle()?, home)))
+    }
+
+    async fn connect_http1(
+        &self,
+        first: usize,
+    ) -> Result<(http1::SendRequest<B>, &Rc<Connections<B>>), SendError> {
+        let mut last = SendError::ConnectTimeout;
+        for home in self.from(first) {
+            match self.in_time(connect::http1(&home.server)).await {
+                Ok(sender) => return Ok((sender, home)),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn http2(&self, home: &Rc<Connections<B>>) -> Result<http2::SendRequest<B>, SendError> {
+        let mut waiting = match &*home.http2.borrow() {
+            Http2::Ready(sender) if !sender.is_closed() => return Ok(sender.clone()),
+            Http2::Connecting(waiting) => Some(waiting.clone()),
+            Http2::Ready(_) | Http2::None => None,
+        }
+        .unwrap_or_else(|| self.start_http2(home));
+        let connected = match waiting.wait_for(Option::is_some).await {
+            Ok(connected) => connected.clone().expect("waited for"),
+            Err(_) => Err(io::ErrorKind::Interrupted),
+        };
+        connected.map_err(|kind| match kind {
+            io::ErrorKind::TimedOut => SendError::ConnectTimeout,
+            kind => SendError::Connect(kind.into()),
+        })
+    }
+
+    /// Connects in a task of its own, because the request that asked for it may go away while others wait too.
+    fn start_http2(&self, home: &Rc<Connections<B>>) -> watch::Receiver<Option<Connected<B>>> {
+        let (done, waiting) = watch::channel(None);
+        *home.http2.borrow_mut() = Http2::Connecting(waiting.clone());
+        let (home, deadlines, span) = (
+            Rc::clone(home),
+            self.deadlines.clone(),
+            self.options.connect_timeout,
+        );
+        spawn_local(async move {
+            let connected = match deadlines.within(span, connect::http2(&home.server)).await {
+                Ok(Ok(sender)) => Ok(sender),
+                Ok(Err(SendError::Connect(error))) => Err(error.kind()),
+                Ok(Err(SendError::NoAnswer(_))) => Err(io::ErrorKind::ConnectionReset),
+                Ok(Err(SendError::ConnectTimeout)) | Err(_) => Err(io::ErrorKind::TimedOut),
+            };
+            *home.http2.borrow_mut() = match &connected {
+                Ok(sender) => Http2::Ready(sender.clone()),
+                Err(_) => Http2::None,
+            };
+            done.send_replace(Some(connected));
+        });
+        waiting
+    }
+
+    async fn in_time<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, SendError>>,
+    ) -> Result<T, SendError> {
+        self.deadlines
+            .within(self.options.connect_timeout, connecting)
+            .await
+            .unwrap_or(Err(SendError::ConnectTimeout))
+    }
+}
+
+impl<B> Connections<B> {
+    /// The most recently used connection that can be used: it is the least likely to be closed by the server.
+    fn take_idle(&self) -> Option<http1::SendRequest<B>> {
+        let mut idle = self.idle.borrow_mut();
+        for at in (0..idle.len()).rev() {
+            if idle[at].sender.is_ready() {
+                return idle.remove(at).map(|idle| idle.sender);
+            }
+            if idle[at].sender.is_closed() {
+                idle.remove(at);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, sender: http1::SendRequest<B>) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= self.idle_max {
+            // The least recently used makes room.
+            idle.pop_front();
+        }
+        idle.push_back(Idle {
+            sender,
+            since: Instant::now(),
+        });
+    }
+}
+
+impl<B> Sent<B> {
+    fn http1(
+        response: Response<Incoming>,
+        sender: http1::SendRequest<B>,
+        home: &Rc<Connections<B>>,
+    ) -> Self {
+        Self {
+            response,
+            lease: Lease(Some((sender, Rc::downgrade(home)))),
+        }
+    }
+}
+
+impl<B: 'static> Lease<B> {
+    /// The answer's body has ended: the connection may be used again, as soon as the request's body has ended too.
+    pub fn release(mut self) {
+        let Some((mut sender, home)) = self.0.take() else {
+            return;
+        };
+        if sender.is_closed() {
+            return;
+        }
+        if sender.is_ready() {
+            if let Some(home) = home.upgrade() {
+                home.keep(sender);
+            }
+            return;
+        }
+        spawn_local(async move {
+            if std::future::poll_fn(|cx| sender.poll_ready(cx))
+                .await
+                .is_ok()
+                && let Some(home) = home.upgrade()
+            {
+                home.keep(sender);
+            }
+        });
+    }
+}
+
+/// Safe, so that asking twice does no more than asking once, and without a body that is half sent.
+fn is_repeatable<B: Body>(request: &Request<B>) -> bool {
+    matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    ) && request.body().is_end_stream()
+}
+
+fn copy<B: Default>(request: &Request<B>) -> Request<B> {
+    let mut same = Request::new(B::default());
+    *same.method_mut() = request.method().clone();
+    *same.uri_mut() = request.uri().clone();
+    *same.version_mut() = request.version();
+    *same.headers_mut() = request.headers().clone();
+    same
+}
+
+impl<B> fmt::Debug for Pool<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B> fmt::Debug for Lease<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lease").field(&self.0.is_some()).finish()
+    }
+}
