@@ -1,0 +1,154 @@
+//! `[admin]`
+
+use std::net::SocketAddr;
+
+use super::check::{Check, Unique};
+use crate::base::secret::{ExposeSecret, Secret, equal};
+use crate::config::place::KeyPath;
+use crate::config::raw;
+use crate::config::settings::{Admin, AdminToken, Role};
+use crate::listener::{Address, Options};
+
+/// Shortest token of the admin API, in bytes: 128 bits, if each byte is as random as a byte of hex or base64 is.
+const TOKEN_BYTES_MIN: usize = 16;
+
+/// The admin API.
+pub(super) fn admin(
+    raw: Option<&raw::Admin>,
+    listeners: &[Options],
+    check: &mut Check<'_>,
+) -> Option<Admin> {
+    let raw = raw?;
+    let at = KeyPath::default().key("admin");
+    let address = check
+        .required(
+            &at,
+            "address",
+            raw.address.as_ref(),
+            "address = \"127.0.0.1:9901\"",
+        )
+        .and_then(|text| address(&at.key("address"), text, listeners, check));
+    let tokens_at = at.key("tokens");
+    if raw.tokens.as_ref().is_none_or(raw::List::is_empty) {
+        check.fault(
+            &tokens_at,
+            "there is none, so nobody could call; write [[admin.tokens]] with name, secret = { env = \"JOTGATE_ADMIN_TOKEN\" } and roles = [\"read\"]",
+        );
+    }
+    let mut names = Unique::new();
+    let mut tokens: Vec<AdminToken> = vec![];
+    for (n, raw) in raw.tokens.iter().flat_map(raw::List::iter) {
+        let at = tokens_at.index(n);
+        let name = check
+            .required(&at, "name", raw.name.as_ref(), "name = \"ops\"")
+            .filter(|name| check.name(&at.key("name"), name));
+        if let Some(name) = name
+            && let Some(other) = names.insert(name.clone(), &at)
+        {
+            let other = check.whereabouts(other);
+            check.fault(
+                &at.key("name"),
+                format!("{name:?} is the name of {other}; write another one"),
+            );
+        }
+        let secret = secret(raw, &at, &tokens, check);
+        let roles = roles(raw, &at, check);
+        if let (Some(name), Some(secret)) = (name, secret) {
+            tokens.push(AdminToken {
+                name: name.as_str().into(),
+                secret,
+                roles,
+            });
+        }
+    }
+    Some(Admin {
+        address: address?,
+        tokens,
+    })
+}
+
+fn address(
+    at: &KeyPath,
+    text: &str,
+    listeners: &[Options],
+    check: &mut Check<'_>,
+) -> Option<SocketAddr> {
+    let address = check.parsed(at, text, |text| {
+        text.parse::<SocketAddr>()
+            .map_err(|_| "is no address; write one such as \"127.0.0.1:9901\"")
+    })?;
+    if !address.ip().is_loopback() {
+        check.fault(
+            at,
+            format!("{text:?} can be reached from other machines, and this listener has no TLS yet; write \"127.0.0.1:{}\"", address.port()),
+        );
+    }
+    let is_taken = address.port() != 0
+        && listeners
+            .iter()
+            .any(|listener| listener.address == Address::Tcp(address));
+    if is_taken {
+        check.fault(
+            at,
+            format!("{text:?} is the address of a listener; write another port"),
+        );
+    }
+    Some(address)
+}
+
+fn secret(
+    raw: &raw::AdminToken,
+    at: &KeyPath,
+    others: &[AdminToken],
+    check: &mut Check<'_>,
+) -> Option<Secret> {
+    let path = at.key("secret");
+    let cure = "secret = { env = \"JOTGATE_ADMIN_TOKEN\" } or { file = \"path\" }";
+    let reference = check.required(at, "secret", raw.secret.as_ref(), cure)?;
+    let secret = check.secret(&path, reference)?;
+    let bytes = secret.expose_secret();
+    if bytes.len() < TOKEN_BYTES_MIN {
+        check.fault(
+            &path,
+            format!("is shorter than {TOKEN_BYTES_MIN} bytes; make one with: openssl rand -hex 32"),
+        );
+    } else if !bytes.iter().all(u8::is_ascii_graphic) {
+        check.fault(
+            &path,
+            "has bytes that cannot be sent after \"Authorization: Bearer \"; make one with: openssl rand -hex 32",
+        );
+    }
+    if let Some(other) = others
+        .iter()
+        .find(|other| equal(other.secret.expose_secret(), bytes))
+    {
+        check.fault(
+            &path,
+            format!(
+                "is also the secret of {:?}, so nobody could tell who calls; make another one",
+                other.name
+            ),
+        );
+    }
+    Some(secret)
+}
+
+fn roles(raw: &raw::AdminToken, at: &KeyPath, check: &mut Check<'_>) -> Vec<Role> {
+    let path = at.key("roles");
+    let cure = "roles = [\"read\", \"revoke\", \"security\"], or some of them";
+    let listed = check.required(at, "roles", raw.roles.as_ref(), cure);
+    if listed.is_some_and(raw::List::is_empty) {
+        check.fault(&path, format!("is empty; write {cure}"));
+    }
+    let mut roles = vec![];
+    for (n, text) in listed.into_iter().flat_map(raw::List::iter) {
+        let role = check.parsed(&path.index(n), text, |text| match text {
+            "read" => Ok(Role::Read),
+            "revoke" => Ok(Role::Revoke),
+            "security" => Ok(Role::Security),
+            _ => Err("is no role; write \"read\", \"revoke\" or \"security\""),
+        });
+        roles.extend(role.filter(|role| !roles.contains(role)));
+    }
+    roles
+}

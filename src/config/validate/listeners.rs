@@ -1,0 +1,161 @@
+//! `[[listeners]]`
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::check::{Check, Unique};
+use crate::config::place::KeyPath;
+use crate::config::raw;
+use crate::listener::{Address, Options};
+
+/// Bounds of every timeout: below a millisecond nothing ever succeeds, above a day it is no timeout.
+const TIMEOUT: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_hours(24);
+
+/// Least room for a request's head: hyper's smallest read buffer (`http1::Builder::max_buf_size` panics below).
+const HEADER_SIZE_MIN: u64 = 8 * 1024;
+
+/// Most room for a request's head. Every connection may fill it.
+const HEADER_SIZE_MAX: u64 = 1024 * 1024;
+
+/// Longest path of a Unix socket, in bytes: `sun_path` of unix(7) has 108 with the final NUL.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// All listeners.
+pub(super) fn listeners(
+    raw: Option<&raw::List<raw::Listener>>,
+    check: &mut Check<'_>,
+) -> Vec<Options> {
+    let path = KeyPath::default().key("listeners");
+    if raw.is_none_or(raw::List::is_empty) {
+        check.fault(
+            &path,
+            "there is none; write [[listeners]] and address = \"0.0.0.0:8080\"",
+        );
+    }
+    let mut addresses = Unique::new();
+    raw.into_iter()
+        .flat_map(raw::List::iter)
+        .filter_map(|(n, listener)| {
+            let at = path.index(n);
+            let options = options(listener, &at, check);
+            if let Some(options) = &options {
+                let taken = match &options.address {
+                    // The system chooses another port each time.
+                    Address::Tcp(address) if address.port() == 0 => None,
+                    Address::Tcp(address) => addresses.insert(address.to_string(), &at),
+                    Address::Unix(path) => addresses.insert(path.display().to_string(), &at),
+                };
+                if let Some(other) = taken {
+                    let other = check.whereabouts(other);
+                    check.fault(
+                        &at.key("address"),
+                        format!("is the address of {other}; write another one"),
+                    );
+                }
+            }
+            options
+        })
+        .collect()
+}
+
+fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<Options> {
+    let address = check
+        .required(
+            at,
+            "address",
+            raw.address.as_ref(),
+            "address = \"0.0.0.0:8080\"",
+        )
+        .and_then(|text| address(&at.key("address"), text, check));
+    let proxies = at.key("trusted_proxies");
+    let trusted_proxies = raw
+        .trusted_proxies
+        .iter()
+        .flat_map(raw::List::iter)
+        .filter_map(|(n, text)| check.parsed(&proxies.index(n), text, network))
+        .collect();
+    let max_body_size = raw
+        .max_body_size
+        .map(|size| check.size(&at.key("max_body_size"), Some(size), 0, 1..=u64::MAX));
+    let seconds = Duration::from_secs;
+    let mut timeout = |key, value, default| check.duration(&at.key(key), value, default, TIMEOUT);
+    let header_timeout = timeout("header_timeout", raw.header_timeout, seconds(10));
+    let idle_timeout = timeout("idle_timeout", raw.idle_timeout, seconds(75));
+    let body_timeout = timeout("body_timeout", raw.body_timeout, seconds(60));
+    let mut number =
+        |key, value, default, most| check.number(&at.key(key), value, default, 1..=most);
+    let max_connections = number("max_connections", raw.max_connections, 16_384, 10_000_000);
+    let max_headers = number("max_headers", raw.max_headers, 100, 10_000);
+    let max_streams = number("max_streams", raw.max_streams, 128, 65_536);
+    let max_header_size = check.size(
+        &at.key("max_header_size"),
+        raw.max_header_size,
+        32 * 1024,
+        HEADER_SIZE_MIN..=HEADER_SIZE_MAX,
+    );
+    Some(Options {
+        address: address?,
+        http2: raw.http2.unwrap_or(true),
+        trusted_proxies,
+        max_connections: count(max_connections),
+        header_timeout,
+        idle_timeout,
+        max_header_size: usize::try_from(max_header_size).unwrap_or(usize::MAX),
+        max_headers: count(max_headers),
+        max_body_size,
+        body_timeout,
+        max_streams,
+    })
+}
+
+fn count(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+fn address(at: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<Address> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket(at, path, check).map(Address::Unix);
+    }
+    check.parsed(at, text, |text| {
+        text.parse::<SocketAddr>().map(Address::Tcp).map_err(|_| {
+            "is no address; write one such as \"0.0.0.0:8080\", \"[::]:8080\" or \"unix:/run/jotgate.sock\""
+        })
+    })
+}
+
+/// The path of a Unix socket.
+pub(super) fn socket(at: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> {
+    let path = check.resolve(at, text)?;
+    if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        check.fault(
+            at,
+            format!(
+                "the path is too long for a socket; write at most {SOCKET_PATH_BYTES_MAX} bytes"
+            ),
+        );
+        return None;
+    }
+    Some(path)
+}
+
+/// `10.0.0.0/8`, or one address.
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let reason = "is no network; write one such as \"10.0.0.0/8\" or \"192.0.2.7\"";
+    let network = match text.parse::<IpNet>() {
+        Ok(network) => network,
+        Err(_) => text
+            .parse()
+            .map(|address: std::net::IpAddr| IpNet::from(address))
+            .map_err(|_| reason)?,
+    };
+    if network.addr() != network.network() {
+        return Err(
+            "has bits set beyond its prefix; write the network's own address, such as \"10.0.0.0/8\"",
+        );
+    }
+    Ok(network)
+}

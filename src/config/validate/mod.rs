@@ -1,0 +1,44 @@
+//! From raw to settings: every value judged, every default filled in, every fault noted with its cure. One file per
+//! section; `check` holds what they share. Nothing stops at the first fault: what cannot be made is left out, and
+//! `Check::finish` refuses the whole.
+
+mod admin;
+mod check;
+mod cors;
+mod headers;
+mod issuers;
+mod keys;
+mod listeners;
+mod process;
+mod routes;
+mod telemetry;
+mod upstreams;
+mod url;
+
+use super::raw::Root;
+use super::settings::Settings;
+
+pub(super) use check::Check;
+
+/// The settings. They are whole only if `check` has noted no fault.
+pub(super) fn settings(root: &Root, check: &mut Check<'_>) -> Settings {
+    let listeners = listeners::listeners(root.listeners.as_ref(), check);
+    let issuers = issuers::issuers(root.issuers.as_ref(), check);
+    let mut upstreams = upstreams::upstreams(root.upstreams.as_ref(), check);
+    let routes = routes::routes(root.routes.as_ref(), &issuers.names, &mut upstreams, check);
+    let admin = admin::admin(root.admin.as_ref(), &listeners, check);
+    let process = process::process(root, check);
+    Settings {
+        workers: process.workers,
+        listeners,
+        issuers: issuers.made,
+        upstreams: upstreams.into_options(),
+        routes,
+        token_cache_bytes: process.token_cache_bytes,
+        jwks_cache: process.jwks_cache,
+        denylist: process.denylist,
+        admin,
+        telemetry: telemetry::telemetry(root.telemetry.as_ref(), check),
+        shutdown: process.shutdown,
+    }
+}

@@ -1,0 +1,105 @@
+//! The keys about the process as a whole: `workers`, `token_cache`, `jwks_cache`, `denylist` and `shutdown`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::check::Check;
+use crate::config::place::KeyPath;
+use crate::config::raw;
+use crate::config::settings::{Denylist, Shutdown};
+
+/// Most workers: each is a thread with a runtime and pools of its own.
+const WORKERS_MAX: u32 = 1024;
+
+/// Default bound of the verified-token cache, in bytes: some 50,000 tokens of 1 KiB.
+const TOKEN_CACHE: u64 = 64 * 1024 * 1024;
+
+/// Most bytes of that cache.
+const TOKEN_CACHE_MAX: u64 = 1024 * 1024 * 1024 * 1024;
+
+/// Default bound of the denylist: some 31 MB when full.
+const DENYLIST: u32 = 1_000_000;
+
+/// Most rules that a denylist may be told to hold: 31 bytes each.
+const DENYLIST_MAX: u32 = 100_000_000;
+
+/// What the sections of this file say.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) workers: NonZeroUsize,
+    pub(super) token_cache_bytes: u64,
+    pub(super) jwks_cache: Option<PathBuf>,
+    pub(super) denylist: Denylist,
+    pub(super) shutdown: Shutdown,
+}
+
+/// All of them.
+pub(super) fn process(raw: &raw::Root, check: &mut Check<'_>) -> Process {
+    let top = KeyPath::default();
+    let workers = raw.workers.map(|workers| {
+        let workers = check.number(&top.key("workers"), Some(workers), 1, 1..=WORKERS_MAX);
+        usize::try_from(workers).unwrap_or(1)
+    });
+    let workers = workers.and_then(NonZeroUsize::new).unwrap_or_else(|| {
+        // Fails where the system hides its processors; one worker then serves everything.
+        std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+    });
+    let token_cache_bytes = check.size(
+        &top.key("token_cache").key("max_size"),
+        raw.token_cache.as_ref().and_then(|raw| raw.max_size),
+        TOKEN_CACHE,
+        0..=TOKEN_CACHE_MAX,
+    );
+    let jwks_cache = raw
+        .jwks_cache
+        .as_ref()
+        .and_then(|text| folder(&top.key("jwks_cache"), text, check));
+    let max_entries = check.number(
+        &top.key("denylist").key("max_entries"),
+        raw.denylist.as_ref().and_then(|raw| raw.max_entries),
+        DENYLIST,
+        1..=DENYLIST_MAX,
+    );
+    Process {
+        workers,
+        token_cache_bytes,
+        jwks_cache,
+        denylist: Denylist {
+            max_entries: usize::try_from(max_entries).unwrap_or(usize::MAX),
+        },
+        shutdown: shutdown(raw.shutdown.as_ref(), check),
+    }
+}
+
+fn shutdown(raw: Option<&raw::Shutdown>, check: &mut Check<'_>) -> Shutdown {
+    let at = KeyPath::default().key("shutdown");
+    let hour = Duration::from_hours(1);
+    Shutdown {
+        drain_delay: check.duration(
+            &at.key("drain_delay"),
+            raw.and_then(|raw| raw.drain_delay),
+            Duration::ZERO,
+            Duration::ZERO..=hour,
+        ),
+        drain_timeout: check.duration(
+            &at.key("drain_timeout"),
+            raw.and_then(|raw| raw.drain_timeout),
+            Duration::from_secs(30),
+            Duration::from_millis(1)..=24 * hour,
+        ),
+    }
+}
+
+/// A folder that is there, or that can be made later.
+fn folder(path: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> {
+    let folder = check.resolve(path, text)?;
+    if folder.exists() && !folder.is_dir() {
+        check.fault(
+            path,
+            format!("{} is no folder; write one", folder.display()),
+        );
+        return None;
+    }
+    Some(folder)
+}

@@ -1,0 +1,477 @@
+//! `[[routes]]`
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, header};
+
+use super::check::{Check, Unique};
+use super::cors::cors;
+use super::headers::header_name;
+use super::issuers::{Names, nonempty};
+use super::upstreams::Upstreams;
+use crate::base::names::{IssuerName, RouteName};
+use crate::config::place::KeyPath;
+use crate::config::raw;
+use crate::config::settings::Route;
+use crate::policy::{Auth, ClaimRequirement, Requirement};
+use crate::route::{Entry, HostPattern, PathPattern, RouteTable};
+use crate::token::{ClaimPath, Places};
+
+/// Bounds of a route's timeout.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
+
+/// One route of the file on its way.
+#[derive(Debug)]
+struct Draft<'r> {
+    raw: &'r raw::Route,
+    at: KeyPath,
+    matches: Option<Matches>,
+}
+
+/// What a route matches.
+#[derive(Debug)]
+struct Matches {
+    hosts: Vec<HostPattern>,
+    path: PathPattern,
+    methods: Vec<Method>,
+}
+
+/// All routes.
+pub(super) fn routes(
+    raw: Option<&raw::List<raw::Route>>,
+    issuers: &Names,
+    upstreams: &mut Upstreams,
+    check: &mut Check<'_>,
+) -> Vec<Route> {
+    let path = KeyPath::default().key("routes");
+    if raw.is_none_or(raw::List::is_empty) {
+        check.fault(
+            &path,
+            "there is none, so nothing would be served; write [[routes]], path = \"/\" and upstream = \"http://127.0.0.1:3000\"",
+        );
+    }
+    let drafts: Vec<Draft<'_>> = raw
+        .into_iter()
+        .flat_map(raw::List::iter)
+        .map(|(n, raw)| {
+            let at = path.index(n);
+            let matches = matches(raw, &at, check);
+            Draft { raw, at, matches }
+        })
+        .collect();
+    let conflicting = conflicts(&drafts, check);
+    let names = names(&drafts, &conflicting, check);
+    drafts
+        .into_iter()
+        .zip(names)
+        .filter_map(|(draft, name)| route(draft, name, issuers, upstreams, check))
+        .collect()
+}
+
+fn route(
+    draft: Draft<'_>,
+    name: Option<RouteName>,
+    issuers: &Names,
+    upstreams: &mut Upstreams,
+    check: &mut Check<'_>,
+) -> Option<Route> {
+    let Draft { raw, at, matches } = draft;
+    let cure = "upstream = \"http://127.0.0.1:3000\", or the name of one of [[upstreams]]";
+    let upstream = check
+        .required(&at, "upstream", raw.upstream.as_ref(), cure)
+        .and_then(|text| upstreams.of_route(&at.key("upstream"), text, check));
+    let auth_at = at.key("auth");
+    let auth = match &raw.auth {
+        None => (!check.is_hole(&auth_at)).then_some(Auth::Required),
+        Some(text) => check.parsed(&auth_at, text, |text| match text {
+            "required" => Ok(Auth::Required),
+            "optional" => Ok(Auth::Optional),
+            "public" => Ok(Auth::Public),
+            _ => Err("is unknown; write \"required\", \"optional\" or \"public\""),
+        }),
+    };
+    let requirement = requirement(raw, &at, check);
+    let accepted = match auth {
+        None => vec![],
+        Some(Auth::Public) => {
+            never_asked(raw, &at, check);
+            vec![]
+        }
+        Some(Auth::Required | Auth::Optional) => accepted(raw, issuers, &at, check),
+    };
+    let token = places(raw.token.as_ref(), &at.key("token"), check);
+    let methods = matches.as_ref().map_or(&[][..], |matches| &matches.methods);
+    let cors = raw
+        .cors
+        .as_ref()
+        .and_then(|raw| cors(raw, methods, &at.key("cors"), check));
+    let timeout = check.duration(
+        &at.key("timeout"),
+        raw.timeout,
+        Duration::from_mins(1),
+        TIMEOUT,
+    );
+    let matches = matches?;
+    Some(Route {
+        name: name?,
+        hosts: matches.hosts,
+        path: matches.path,
+        methods: matches.methods,
+        upstream: upstream?,
+        auth: auth?,
+        issuers: accepted,
+        token,
+        requirement,
+        cors,
+        timeout,
+    })
+}
+
+fn matches(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) -> Option<Matches> {
+    let hosts_at = at.key("hosts");
+    // Every host or none at all: a route with fewer hosts would be another one, without any it would match all.
+    let mut hosts = Some(vec![]);
+    if let Some(raw) = &raw.hosts {
+        if raw.is_empty() {
+            check.fault(
+                &hosts_at,
+                "is empty; write a host, or leave it out for all of them",
+            );
+        }
+        for (n, text) in raw.iter() {
+            let host = check.parsed(&hosts_at.index(n), text, HostPattern::parse);
+            hosts = hosts.zip(host).map(|(mut hosts, host)| {
+                hosts.push(host);
+                hosts
+            });
+        }
+    }
+    let path = match (&raw.path, &raw.path_exact) {
+        (Some(path), None) => check.parsed(&at.key("path"), path, PathPattern::prefix),
+        (None, Some(path)) => check.parsed(&at.key("path_exact"), path, PathPattern::exact),
+        (Some(_), Some(_)) => {
+            check.fault(
+                &at.key("path_exact"),
+                "stands beside path; keep path for everything below it, or path_exact for it alone",
+            );
+            None
+        }
+        (None, None) => {
+            if !check.is_hole(&at.key("path_exact")) {
+                check.fault(
+                    &at.key("path"),
+                    "is missing; write path = \"/\", or path_exact = \"/healthz\" for one path alone",
+                );
+            }
+            None
+        }
+    };
+    let methods_at = at.key("methods");
+    let mut methods = vec![];
+    if let Some(raw) = &raw.methods {
+        if raw.is_empty() {
+            check.fault(
+                &methods_at,
+                "is empty; write [\"GET\", \"HEAD\"], or leave it out for all",
+            );
+        }
+        for (n, text) in raw.iter() {
+            let parsed = check.parsed(&methods_at.index(n), text, method);
+            methods.extend(parsed.filter(|method| !methods.contains(method)));
+        }
+    }
+    Some(Matches {
+        hosts: hosts?,
+        path: path?,
+        methods,
+    })
+}
+
+/// A method. They are case-sensitive (RFC 9110 section 9.1).
+pub(super) fn method(text: &str) -> Result<Method, String> {
+    let method = Method::from_bytes(text.as_bytes())
+        .map_err(|_| "is no method; write one such as \"GET\"".to_owned())?;
+    if text.bytes().any(|b| b.is_ascii_lowercase()) {
+        let upper = text.to_ascii_uppercase();
+        return Err(format!(
+            "would never match, because case counts; write \"{upper}\""
+        ));
+    }
+    if matches!(method, Method::TRACE | Method::CONNECT) {
+        return Err("is refused on every route; leave it out".to_owned());
+    }
+    Ok(method)
+}
+
+/// Routes that nobody could tell apart: positions of those that come second.
+fn conflicts(drafts: &[Draft<'_>], check: &mut Check<'_>) -> BTreeSet<usize> {
+    let mut conflicting = BTreeSet::new();
+    loop {
+        let (positions, entries): (Vec<usize>, Vec<Entry<'_, ()>>) = drafts
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| !conflicting.contains(n))
+            .filter_map(|(n, draft)| {
+                let matches = draft.matches.as_ref()?;
+                Some((
+                    n,
+                    Entry {
+                        hosts: &matches.hosts,
+                        path: &matches.path,
+                        methods: &matches.methods,
+                        protection: 0,
+                        route: Arc::new(()),
+                    },
+                ))
+            })
+            .unzip();
+        let Err(conflict) = RouteTable::build(&entries) else {
+            return conflicting;
+        };
+        let (first, second) = (positions[conflict.first], positions[conflict.second]);
+        // One that lists a host twice conflicts with itself.
+        let what = if first == second {
+            "names the same host twice; write it once".to_owned()
+        } else {
+            let other = check.whereabouts(&drafts[first].at);
+            let other = match &drafts[first].raw.name {
+                Some(name) => format!("{name:?}, {other}"),
+                None => other,
+            };
+            format!("matches the same host, path and method as {other}; change one of them")
+        };
+        check.fault(&drafts[second].at, what);
+        conflicting.insert(second);
+    }
+}
+
+/// The name of each route. By default host and path; methods are added where that is not enough.
+fn names(
+    drafts: &[Draft<'_>],
+    conflicting: &BTreeSet<usize>,
+    check: &mut Check<'_>,
+) -> Vec<Option<RouteName>> {
+    let defaults: Vec<Option<String>> = drafts
+        .iter()
+        .map(|draft| {
+            let unnamed = draft.raw.name.is_none() && !check.is_hole(&draft.at.key("name"));
+            draft.matches.as_ref().filter(|_| unnamed).map(place_name)
+        })
+        .collect();
+    let mut taken = Unique::new();
+    drafts
+        .iter()
+        .enumerate()
+        .map(|(n, draft)| {
+            let name_at = draft.at.key("name");
+            let name = match (&draft.raw.name, &defaults[n], &draft.matches) {
+                (Some(name), _, _) => {
+                    if check.name(&name_at, name) {
+                        name.clone()
+                    } else {
+                        return None;
+                    }
+                }
+                (None, Some(place), Some(matches)) => {
+                    let shared = defaults
+                        .iter()
+                        .filter(|other| **other == defaults[n])
+                        .count()
+                        > 1;
+                    if shared && !matches.methods.is_empty() {
+                        let methods: Vec<&str> =
+                            matches.methods.iter().map(Method::as_str).collect();
+                        format!("{} {place}", methods.join(","))
+                    } else {
+                        place.clone()
+                    }
+                }
+                (None, _, _) => return None,
+            };
+            if !conflicting.contains(&n)
+                && let Some(other) = taken.insert(name.clone(), &draft.at)
+            {
+                let other = check.whereabouts(other);
+                check.fault(
+                    &name_at,
+                    format!("{name:?} is the name of {other}; write another one"),
+                );
+            }
+            Some(RouteName::new(&name))
+        })
+        .collect()
+}
+
+/// `shop.example.com/orders/*`
+fn place_name(matches: &Matches) -> String {
+    let hosts: Vec<String> = matches.hosts.iter().map(ToString::to_string).collect();
+    format!("{}{}", hosts.join(","), matches.path)
+}
+
+/// Whom a route believes: those it names, else all of the file.
+fn accepted(
+    raw: &raw::Route,
+    issuers: &Names,
+    at: &KeyPath,
+    check: &mut Check<'_>,
+) -> Vec<IssuerName> {
+    let path = at.key("issuers");
+    let Some(raw) = &raw.issuers else {
+        if issuers.known.is_empty() && !issuers.incomplete {
+            check.fault(
+                &path,
+                "there is no issuer whose tokens could pass; write [[issuers]], or auth = \"public\"",
+            );
+        }
+        return issuers.known.clone();
+    };
+    if raw.is_empty() {
+        check.fault(
+            &path,
+            "is empty, so no token could pass; name an issuer, leave it out for all, or write auth = \"public\"",
+        );
+    }
+    let mut accepted: Vec<IssuerName> = vec![];
+    for (n, text) in raw.iter() {
+        match issuers.known.iter().find(|known| known.as_str() == text) {
+            Some(known) if accepted.contains(known) => {}
+            Some(known) => accepted.push(known.clone()),
+            None if issuers.incomplete => {}
+            None => {
+                let known: Vec<&str> = issuers.known.iter().map(IssuerName::as_str).collect();
+                check.fault(
+                    &path.index(n),
+                    format!("{text:?} is no issuer; write some of {known:?}"),
+                );
+            }
+        }
+    }
+    accepted
+}
+
+/// Keys that a public route would silently ignore. Somebody who wrote them believes that they protect.
+fn never_asked(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) {
+    let asked = [
+        ("issuers", raw.issuers.is_some()),
+        ("scopes", raw.scopes.is_some()),
+        ("any_scope", raw.any_scope.is_some()),
+        ("claims", raw.claims.is_some()),
+    ];
+    for (key, _) in asked.into_iter().filter(|(_, is_set)| *is_set) {
+        check.fault(
+            &at.key(key),
+            "would never be asked, because the route is public; leave it out, or write auth = \"required\"",
+        );
+    }
+}
+
+fn requirement(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) -> Requirement {
+    let scopes = scopes(raw.scopes.as_ref(), &at.key("scopes"), check);
+    let any_scope = scopes_of_any(raw, at, check);
+    let claims_at = at.key("claims");
+    if raw.claims.as_ref().is_some_and(raw::Table::is_empty) {
+        check.fault(
+            &claims_at,
+            "is empty; write a claim and its value, or leave it out",
+        );
+    }
+    let claims = raw
+        .claims
+        .iter()
+        .flat_map(raw::Table::iter)
+        .filter_map(|(claim, values)| {
+            let path = check.parsed(&claims_at.key(claim), claim, ClaimPath::parse)?;
+            let raw::ClaimValues(any_of) = values;
+            Some(ClaimRequirement {
+                path,
+                any_of: any_of.clone(),
+            })
+        })
+        .collect();
+    Requirement {
+        scopes,
+        any_scope,
+        claims,
+    }
+}
+
+/// An empty `any_scope` would read as "nothing is asked", which nobody means who writes it.
+fn scopes_of_any(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) -> Vec<Box<str>> {
+    let path = at.key("any_scope");
+    if raw.any_scope.as_ref().is_some_and(raw::List::is_empty) {
+        check.fault(&path, "is empty; write a scope, or leave it out");
+    }
+    scopes(raw.any_scope.as_ref(), &path, check)
+}
+
+fn scopes(raw: Option<&raw::List<String>>, path: &KeyPath, check: &mut Check<'_>) -> Vec<Box<str>> {
+    raw.into_iter()
+        .flat_map(raw::List::iter)
+        .filter_map(|(n, text)| check.parsed(&path.index(n), text, scope))
+        .collect()
+}
+
+/// One scope token (RFC 6749 section 3.3). It stands in a quoted string of `WWW-Authenticate`.
+fn scope(text: &str) -> Result<Box<str>, &'static str> {
+    let is_token = text
+        .bytes()
+        .all(|b| matches!(b, 0x21 | 0x23..=0x5B | 0x5D..=0x7E));
+    if text.is_empty() || !is_token {
+        return Err(
+            "is no scope; write one without blanks, quotes and backslashes, each in its own quotes",
+        );
+    }
+    Ok(text.into())
+}
+
+fn places(raw: Option<&raw::Token>, at: &KeyPath, check: &mut Check<'_>) -> Places {
+    let none = raw::Token::default();
+    let raw = raw.unwrap_or(&none);
+    let header = raw.header.as_ref().and_then(|text| {
+        let path = at.key("header");
+        let name = check.parsed(&path, text, header_name)?;
+        if name == header::AUTHORIZATION {
+            check.fault(
+                &path,
+                "is where tokens are by default; write authorization = true",
+            );
+            return None;
+        }
+        if name == header::COOKIE {
+            check.fault(&path, "holds many values; write cookie = \"name\"");
+            return None;
+        }
+        Some(name)
+    });
+    let cookie = raw.cookie.as_ref().and_then(|text| {
+        check.parsed(&at.key("cookie"), text, |text| {
+            // RFC 6265 section 4.1.1: a token, as header names are.
+            header_name(text)
+                .map(|_| Box::from(text))
+                .map_err(|_| "is no cookie's name; write one such as \"session\"")
+        })
+    });
+    let query = raw
+        .query
+        .as_ref()
+        .and_then(|text| nonempty(&at.key("query"), text, check))
+        .map(Box::from);
+    let elsewhere = raw.header.is_some() || raw.cookie.is_some() || raw.query.is_some();
+    let authorization = raw.authorization.unwrap_or(!elsewhere);
+    if !authorization && !elsewhere && !check.has_holes(at) {
+        check.fault(
+            &at.key("authorization"),
+            "leaves no place to look for a token; write header, cookie or query, or leave it out",
+        );
+    }
+    Places {
+        authorization,
+        header,
+        cookie,
+        query,
+        forward: raw.forward.unwrap_or(false),
+    }
+}

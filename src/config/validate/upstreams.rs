@@ -1,0 +1,192 @@
+//! `[[upstreams]]`, and those that a route writes as a URL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::Scheme;
+
+use super::check::{Check, Unique};
+use super::listeners::socket;
+use super::url;
+use crate::base::names::UpstreamName;
+use crate::config::place::KeyPath;
+use crate::config::raw;
+use crate::upstream::{Options, Server};
+
+/// Default time for a connection to stand. A service in the same network answers in milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Default life of an idle connection. Services commonly close after 60 s or more.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Default number of idle connections that one worker keeps for one server.
+const MAX_IDLE: u32 = 128;
+
+/// The upstreams so far.
+#[derive(Debug)]
+pub(super) struct Upstreams {
+    made: Vec<Options>,
+    /// Names of those that have a fault of their own: a route that names one has none.
+    known: Vec<Box<str>>,
+    /// Whether a name could not be read.
+    incomplete: bool,
+}
+
+/// All upstreams of the file.
+pub(super) fn upstreams(
+    raw: Option<&raw::List<raw::Upstream>>,
+    check: &mut Check<'_>,
+) -> Upstreams {
+    let path = KeyPath::default().key("upstreams");
+    let mut upstreams = Upstreams {
+        made: vec![],
+        known: vec![],
+        incomplete: check.is_hole(&path) || raw.is_some_and(raw::List::has_holes),
+    };
+    let mut names = Unique::new();
+    for (n, upstream) in raw.into_iter().flat_map(raw::List::iter) {
+        let at = path.index(n);
+        let name_at = at.key("name");
+        let name = check.required(&at, "name", upstream.name.as_ref(), "name = \"orders\"");
+        match name {
+            Some(name) => upstreams.known.push(name.as_str().into()),
+            None => upstreams.incomplete = true,
+        }
+        let name = name.filter(|name| check.name(&name_at, name));
+        if let Some(name) = name {
+            if is_inline(name) {
+                check.fault(
+                    &name_at,
+                    format!("{name:?} is a URL, not a name; write it in servers"),
+                );
+            }
+            if let Some(other) = names.insert(name.clone(), &at) {
+                let other = check.whereabouts(other);
+                check.fault(
+                    &name_at,
+                    format!("{name:?} is the name of {other}; write another one"),
+                );
+            }
+        }
+        let options = options(upstream, &at, name, check);
+        upstreams.made.extend(options);
+    }
+    upstreams
+}
+
+fn options(
+    raw: &raw::Upstream,
+    at: &KeyPath,
+    name: Option<&String>,
+    check: &mut Check<'_>,
+) -> Option<Options> {
+    let servers_at = at.key("servers");
+    let cure = "servers = [\"http://127.0.0.1:3000\"]";
+    let listed = check.required(at, "servers", raw.servers.as_ref(), cure);
+    if listed.is_some_and(raw::List::is_empty) {
+        check.fault(&servers_at, format!("is empty; write {cure}"));
+    }
+    let servers = listed
+        .into_iter()
+        .flat_map(raw::List::iter)
+        .filter_map(|(n, text)| server(&servers_at.index(n), text, check))
+        .collect();
+    let day = Duration::from_hours(24);
+    let least = Duration::from_millis(1);
+    let connect_timeout = check.duration(
+        &at.key("connect_timeout"),
+        raw.connect_timeout,
+        CONNECT_TIMEOUT,
+        least..=day,
+    );
+    let idle_timeout = check.duration(
+        &at.key("idle_timeout"),
+        raw.idle_timeout,
+        IDLE_TIMEOUT,
+        least..=day,
+    );
+    let max_idle = check.number(&at.key("max_idle"), raw.max_idle, MAX_IDLE, 0..=65_536);
+    Some(Options {
+        name: UpstreamName::new(name?),
+        servers,
+        http2: raw.http2.unwrap_or(false),
+        connect_timeout,
+        idle_timeout,
+        max_idle: usize::try_from(max_idle).unwrap_or(usize::MAX),
+    })
+}
+
+/// Whether a route's `upstream` is a server itself, not a name.
+fn is_inline(text: &str) -> bool {
+    text.contains("://") || text.starts_with("unix:")
+}
+
+/// `http://host:port` or `unix:/path`.
+fn server(at: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<Server> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket(at, path, check).map(Server::Unix);
+    }
+    check.parsed(at, text, tcp_server)
+}
+
+fn tcp_server(text: &str) -> Result<Server, String> {
+    let cure = "write one such as \"http://127.0.0.1:3000\" or \"unix:/run/orders.sock\"";
+    let url = url::parse(text).map_err(|_| format!("is no server; {cure}"))?;
+    if url.scheme() == Some(&Scheme::HTTPS) {
+        return Err("needs TLS, which is not supported to services yet; write http://".to_owned());
+    }
+    let host = url.host().ok_or_else(|| format!("is no server; {cure}"))?;
+    if !matches!(url.path(), "" | "/") || url.query().is_some() {
+        let authority = url.authority().map_or(host, http::uri::Authority::as_str);
+        return Err(format!(
+            "has a path, but requests keep their own; write \"http://{authority}\""
+        ));
+    }
+    Ok(Server::Tcp {
+        host: Arc::from(host.trim_start_matches('[').trim_end_matches(']')),
+        port: url.port_u16().unwrap_or(80),
+    })
+}
+
+impl Upstreams {
+    /// The upstream that a route means: one of the file's by name, or a server of its own.
+    pub(super) fn of_route(
+        &mut self,
+        at: &KeyPath,
+        text: &str,
+        check: &mut Check<'_>,
+    ) -> Option<UpstreamName> {
+        if !is_inline(text) {
+            let known = self.known.iter().any(|name| **name == *text);
+            if !known && !self.incomplete {
+                let cure = if self.known.is_empty() {
+                    "write a URL such as \"http://127.0.0.1:3000\", or [[upstreams]] with this name"
+                        .to_owned()
+                } else {
+                    format!("write one of {:?}, or a URL", self.known)
+                };
+                check.fault(at, format!("{text:?} is no upstream; {cure}"));
+            }
+            return known.then(|| UpstreamName::new(text));
+        }
+        if let Some(same) = self.made.iter().find(|made| made.name.as_str() == text) {
+            return Some(same.name.clone());
+        }
+        let server = server(at, text, check)?;
+        let name = UpstreamName::new(text);
+        self.made.push(Options {
+            name: name.clone(),
+            servers: vec![server],
+            http2: false,
+            connect_timeout: CONNECT_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            max_idle: usize::try_from(MAX_IDLE).unwrap_or(usize::MAX),
+        });
+        Some(name)
+    }
+
+    /// Those of the file, then those of routes.
+    pub(super) fn into_options(self) -> Vec<Options> {
+        self.made
+    }
+}
