@@ -2,5 +2,17 @@
 //! that requests read. Fetching is `control/jwks`.
 
 mod algorithm;
+mod gate;
+mod jwk;
+mod key;
+mod key_set;
+#[cfg(test)]
+pub(crate) mod rfc_examples;
+mod table;
 
 pub use algorithm::{Algorithm, Family};
+pub use gate::{RefreshDesk, RefreshGate, RefreshOutcome, WAITERS_MAX, refresh_gate};
+pub use jwk::SkipReason;
+pub use key::{Key, KeyError};
+pub use key_set::{KeySet, KeySetError, Known, Skipped};
+pub use table::{Change, Current, KeyStatus, KeyTable, KeyTableWriter, KeysState};
