@@ -1,1 +1,7 @@
 //! What is revoked: rules, and the index that requests read. The one writer is `control/denylist`.
+
+mod index;
+mod rule;
+
+pub use index::{Full, Index, IndexWriter, SHARDS, index, shard_range};
+pub use rule::{Cutoff, Fingerprint, Fingerprinter, Kind, Rule, Span, TokenKeys, Until};

@@ -1,0 +1,844 @@
+//! Every live rule, exact, and read by requests without a lock, a wait or an allocation of the reader's own.
+//!
+//! Each kind has 64 shards, each a table with open addressing that one writer fills: eight one-byte tags lie in one
+//! word, so one load answers "none of these eight" for most tokens. A slot is written before its tag is published, and
+//! never again used for another key, so a reader sees a whole rule or none. What shrinks or grows is built beside
+//! and published whole, one shard at a time.
+//!
+//! The epoch makes repeated asking nearly free: the writer adds rules, then raises the epoch, then its caller
+//! acknowledges. Whoever found a token clean at an epoch need not look again until it changes. A request that starts
+//! after the acknowledgement is denied.
+//!
+//! Left to others: what rules mean (`control/denylist`), time (comes in as an argument), and whose token it is.
+
+use std::array;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+
+use super::rule::{Cutoff, Fingerprint, Kind, Rule, Span, TokenKeys, Until};
+use crate::base::clock::UnixSeconds;
+
+/// Parts of each kind's table. Growth copies one part, so 64 keeps the pause and the doubled memory below 2 % of the whole.
+pub const SHARDS: usize = 64;
+
+/// Tags in one word.
+const GROUP: usize = 8;
+
+/// Most slots of a group that are filled on average. One free slot in eight ends most searches in the first group.
+const FILL: usize = 7;
+
+/// A shard that is full grows by this part: seldom enough that each rule is copied six times in all, little enough that an entry costs
+/// 31 bytes on average and 34 at most.
+const GROWTH: usize = 6;
+
+/// A sweep rebuilds a shard of which at least this part is over.
+const SWEEP: usize = 8;
+
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// What requests read. Made by [`index`] together with its one writer.
+pub struct Index {
+    tables: [Table; Kind::ALL.len()],
+    epoch: AtomicU64,
+}
+
+/// Adds and forgets rules. There is one for each [`Index`].
+#[derive(Debug)]
+pub struct IndexWriter {
+    index: Arc<Index>,
+    entries_max: usize,
+}
+
+/// The denylist has no room for these rules. None of them was added, and none was dropped for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the denylist is full: {entries_max} rules; raise denylist.max_entries")]
+pub struct Full {
+    /// As configured.
+    pub entries_max: usize,
+}
+
+/// An empty index for at most `entries_max` rules, and its one writer.
+#[must_use]
+pub fn index(entries_max: usize) -> (Arc<Index>, IndexWriter) {
+    let index = Arc::new(Index {
+        tables: array::from_fn(|_| Table::new()),
+        epoch: AtomicU64::new(Index::NEVER + 1),
+    });
+    let writer = IndexWriter {
+        index: Arc::clone(&index),
+        entries_max,
+    };
+    (index, writer)
+}
+
+impl Index {
+    /// No epoch: what a cache entry starts with.
+    pub const NEVER: u64 = 0;
+
+    /// Which kind of rule denies the token; the narrowest, where several do.
+    #[must_use]
+    pub fn check(&self, token: &TokenKeys) -> Option<Kind> {
+        token
+            .iter()
+            .find(|&(kind, key)| {
+                self.tables[kind.place()]
+                    .find(key)
+                    .is_some_and(|span| token.is_cut_off(span.cutoff))
+            })
+            .map(|(kind, _)| kind)
+    }
+
+    /// [`Index::check`] for a token that is kept in a cache: `clean_at` lies beside it, starts as [`Index::NEVER`], and
+    /// spares the look-up while the epoch stays the same.
+    #[must_use]
+    pub fn is_denied_since(&self, token: &TokenKeys, clean_at: &AtomicU64) -> Option<Kind> {
+        // The epoch comes first. Loaded after the look-up it could be that of a rule which the look-up missed.
+        let epoch = self.epoch();
+        if clean_at.load(Ordering::Relaxed) == epoch {
+            return None;
+        }
+        let denied = self.check(token);
+        if denied.is_none() {
+            clean_at.store(epoch, Ordering::Relaxed);
+        }
+        denied
+    }
+
+    /// Rises with every change that may deny a token which was clean before. Never [`Index::NEVER`].
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Makes every cache entry ask again, for changes outside of this index such as a key that is gone. Anyone may: it
+    /// costs look-ups and nothing else.
+    pub fn raise_epoch(&self) {
+        // A full barrier, so that the rules are seen before anything that the caller does next, such as acknowledging.
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The rule with that key.
+    #[must_use]
+    pub fn rule(&self, kind: Kind, fingerprint: Fingerprint) -> Option<Rule> {
+        let span = self.tables[kind.place()].find(fingerprint)?;
+        Some(Rule {
+            kind,
+            fingerprint,
+            span,
+        })
+    }
+
+    /// How many rules of a kind there are, those that are over but not yet swept included.
+    #[must_use]
+    pub fn entries(&self, kind: Kind) -> usize {
+        self.tables[kind.place()].entries.load(Ordering::Acquire)
+    }
+
+    /// Memory of the tables, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.tables
+            .iter()
+            .flat_map(|table| &table.shards)
+            .map(|shard| shard.load().bytes())
+            .sum()
+    }
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("epoch", &self.epoch())
+            .field("entries", &Kind::ALL.map(|kind| self.entries(kind)))
+            .finish_non_exhaustive()
+    }
+}
+
+impl IndexWriter {
+    /// What requests read.
+    #[must_use]
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Adds the rules, or merges them with those of the same key, and raises the epoch. All of them or none: acknowledge
+    /// after this, never before.
+    pub fn apply(&mut self, rules: &[Rule]) -> Result<(), Full> {
+        if !self.has_room(rules) {
+            return Err(Full {
+                entries_max: self.entries_max,
+            });
+        }
+        for rule in rules {
+            self.index.tables[rule.kind.place()].put(rule.fingerprint, rule.span);
+        }
+        self.index.raise_epoch();
+        Ok(())
+    }
+
+    fn has_room(&self, rules: &[Rule]) -> bool {
+        let room = self.entries_max.saturating_sub(self.entries());
+        if rules.len() <= room {
+            return true;
+        }
+        let mut new: Vec<_> = rules
+            .iter()
+            .map(|rule| (rule.kind, rule.fingerprint))
+            .filter(|&(kind, key)| self.index.rule(kind, key).is_none())
+            .collect();
+        new.sort_unstable();
+        new.dedup();
+        new.len() <= room
+    }
+
+    /// How many rules there are.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        Kind::ALL.iter().map(|&kind| self.index.entries(kind)).sum()
+    }
+
+    /// The most there may be.
+    #[must_use]
+    pub const fn entries_max(&self) -> usize {
+        self.entries_max
+    }
+
+    /// Takes a rule away, or puts a narrower one in its place. Says whether there was one. The epoch stays: what was
+    /// clean is clean.
+    pub fn lift(&mut self, kind: Kind, fingerprint: Fingerprint, rest: Option<Span>) -> bool {
+        self.index.tables[kind.place()].lift(fingerprint, rest)
+    }
+
+    /// Forgets rules of one shard that are over, where it pays: a whole round over all [`SHARDS`] leaves at most one
+    /// in eight behind, and none of a shard where all are over.
+    pub fn sweep(&mut self, shard: usize, now: UnixSeconds) {
+        for table in &self.index.tables {
+            table.sweep(shard, now, SWEEP);
+        }
+    }
+
+    /// Forgets every rule that is over: what to try before saying that there is no room.
+    pub fn sweep_all(&mut self, now: UnixSeconds) {
+        for table in &self.index.tables {
+            for shard in 0..SHARDS {
+                table.sweep(shard, now, usize::MAX);
+            }
+        }
+    }
+}
+
+/// The rules of one kind. Only the one [`IndexWriter`] calls what changes it.
+struct Table {
+    shards: [ArcSwap<Storage>; SHARDS],
+    /// So that a kind without rules costs one load.
+    entries: AtomicUsize,
+}
+
+impl Table {
+    fn new() -> Self {
+        let empty = Arc::new(Storage::with_room(0));
+        Self {
+            shards: array::from_fn(|_| ArcSwap::new(Arc::clone(&empty))),
+            entries: AtomicUsize::new(0),
+        }
+    }
+
+    fn find(&self, key: Fingerprint) -> Option<Span> {
+        if self.entries.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let storage = self.shards[shard_of(key)].load();
+        storage
+            .find(key)
+            .map(|slot| unpack(slot.span.load(Ordering::Acquire)))
+    }
+
+    fn put(&self, key: Fingerprint, span: Span) {
+        let shard = &self.shards[shard_of(key)];
+        let storage = shard.load();
+        if let Some(slot) = storage.find(key) {
+            let merged = unpack(slot.span.load(Ordering::Relaxed)).merge(span);
+            slot.span.store(pack(merged), Ordering::Release);
+            return;
+        }
+        if storage.has_room() {
+            storage.insert(key, pack(span));
+        } else {
+            let entries = storage.entries();
+            let bigger = storage.copied(entries + (entries / GROWTH).max(1), |_, _| true);
+            bigger.insert(key, pack(span));
+            shard.store(Arc::new(bigger));
+        }
+        self.entries.fetch_add(1, Ordering::Release);
+    }
+
+    fn lift(&self, key: Fingerprint, rest: Option<Span>) -> bool {
+        let shard = &self.shards[shard_of(key)];
+        let storage = shard.load();
+        let Some(slot) = storage.find(key) else {
+            return false;
+        };
+        if let Some(rest) = rest {
+            slot.span.store(pack(rest), Ordering::Release);
+        } else {
+            let without = storage.copied(storage.entries() - 1, |other, _| other != key);
+            shard.store(Arc::new(without));
+            self.entries.fetch_sub(1, Ordering::Release);
+        }
+        true
+    }
+
+    /// Rebuilds a shard if of `part` entries one or more are over.
+    fn sweep(&self, shard: usize, now: UnixSeconds, part: usize) {
+        let shard = &self.shards[shard];
+        let storage = shard.load();
+        let over = storage
+            .iter()
+            .filter(|(_, span)| unpack(*span).until.is_over(now))
+            .count();
+        if over == 0 || over.saturating_mul(part) < storage.entries() {
+            return;
+        }
+        let rest = storage.copied(storage.entries() - over, |_, span| {
+            !unpack(span).until.is_over(now)
+        });
+        shard.store(Arc::new(rest));
+        self.entries.fetch_sub(over, Ordering::Release);
+    }
+}
+
+/// One edition of a shard. It only ever gains entries; what loses some is another storage.
+struct Storage {
+    /// Eight to a word; 0 is free, a taken one has its highest bit set.
+    tags: Box<[AtomicU64]>,
+    /// Eight to a group.
+    slots: Box<[Slot]>,
+    /// Read and written by the writer alone.
+    entries: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Slot {
+    high: AtomicU64,
+    low: AtomicU64,
+    /// Cutoff and until in one word, so that they change together.
+    span: AtomicU64,
+}
+
+impl Storage {
+    fn with_room(entries: usize) -> Self {
+        let groups = entries.div_ceil(FILL);
+        let slots = || Slot::default();
+        Self {
+            tags: (0..groups).map(|_| AtomicU64::new(0)).collect(),
+            slots: std::iter::repeat_with(slots).take(groups * GROUP).collect(),
+            entries: AtomicUsize::new(0),
+        }
+    }
+
+    fn entries(&self) -> usize {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    fn has_room(&self) -> bool {
+        self.entries() < self.tags.len() * FILL
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.tags) + size_of_val(&*self.slots)
+    }
+
+    fn find(&self, key: Fingerprint) -> Option<&Slot> {
+        let tag = LOW_BITS * u64::from(tag_of(key));
+        for group in self.groups_from(key) {
+            let word = self.tags[group].load(Ordering::Acquire);
+            // A byte of `same` is zero where the tag matches. The classic test for a zero byte may also name one above
+            // a true match; comparing the key sorts that out.
+            let same = word ^ tag;
+            let mut matches = same.wrapping_sub(LOW_BITS) & !same & HIGH_BITS;
+            while matches != 0 {
+                let slot = &self.slots[group * GROUP + byte_of(matches)];
+                if slot.high.load(Ordering::Relaxed) == key.high
+                    && slot.low.load(Ordering::Relaxed) == key.low
+                {
+                    return Some(slot);
+                }
+                matches &= matches - 1;
+            }
+            if word & HIGH_BITS != HIGH_BITS {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Adds a key that is not there yet. The caller knows that there is room.
+    fn insert(&self, key: Fingerprint, span: u64) {
+        for group in self.groups_from(key) {
+            let word = self.tags[group].load(Ordering::Relaxed);
+            let free = !word & HIGH_BITS;
+            if free == 0 {
+                continue;
+            }
+            let byte = byte_of(free);
+            let slot = &self.slots[group * GROUP + byte];
+            slot.high.store(key.high, Ordering::Relaxed);
+            slot.low.store(key.low, Ordering::Relaxed);
+            slot.span.store(span, Ordering::Relaxed);
+            // From here on readers see the slot, whole.
+            let tagged = word | (u64::from(tag_of(key)) << (byte * 8));
+            self.tags[group].store(tagged, Ordering::Release);
+            self.entries.store(self.entries() + 1, Ordering::Relaxed);
+            return;
+        }
+        unreachable!("one slot in eight is free");
+    }
+
+    /// Every group once, from where the key belongs.
+    fn groups_from(&self, key: Fingerprint) -> impl Iterator<Item = usize> + use<> {
+        let groups = self.tags.len();
+        let first = scale(key.low, groups);
+        (first..groups).chain(0..first)
+    }
+
+    /// Every entry: its key and its packed span.
+    fn iter(&self) -> impl Iterator<Item = (Fingerprint, u64)> + '_ {
+        self.slots.iter().enumerate().filter_map(|(place, slot)| {
+            let word = self.tags[place / GROUP].load(Ordering::Relaxed);
+            let taken = (word >> (place % GROUP * 8)) & 0x80 != 0;
+            taken.then(|| {
+                let key = Fingerprint {
+                    high: slot.high.load(Ordering::Relaxed),
+                    low: slot.low.load(Ordering::Relaxed),
+                };
+                (key, slot.span.load(Ordering::Relaxed))
+            })
+        })
+    }
+
+    /// Another storage with those entries that `keep` says, and room for `entries`.
+    fn copied(&self, entries: usize, keep: impl Fn(Fingerprint, u64) -> bool) -> Self {
+        let copy = Self::with_room(entries);
+        for (key, span) in self.iter().filter(|&(key, span)| keep(key, span)) {
+            copy.insert(key, span);
+        }
+        copy
+    }
+}
+
+/// The fingerprints of one shard, in every kind: for sweeping what is kept beside the index in the same steps.
+#[must_use]
+pub fn shard_range(shard: usize) -> RangeInclusive<Fingerprint> {
+    let first = (shard as u128) << SHARD_SHIFT;
+    Fingerprint::from_bits(first)..=Fingerprint::from_bits(first | ((1 << SHARD_SHIFT) - 1))
+}
+
+const SHARD_SHIFT: u32 = 128 - SHARDS.trailing_zeros();
+
+/// The first six bits choose the shard, so a shard is also a range of fingerprints.
+const fn shard_of(key: Fingerprint) -> usize {
+    (key.high >> (SHARD_SHIFT - 64)) as usize
+}
+
+/// Seven other bits, and the mark of a taken slot.
+const fn tag_of(key: Fingerprint) -> u8 {
+    (key.high & 0x7f) as u8 | 0x80
+}
+
+/// The place of the lowest byte with its highest bit set.
+const fn byte_of(high_bits: u64) -> usize {
+    high_bits.trailing_zeros() as usize / 8
+}
+
+/// Spreads a number over 0 up to `groups`, without a division.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the product's upper half is below groups"
+)]
+const fn scale(number: u64, groups: usize) -> usize {
+    ((number as u128 * groups as u128) >> 64) as usize
+}
+
+const fn pack(span: Span) -> u64 {
+    ((span.cutoff.0 as u64) << 32) | span.until.0 as u64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the two halves that pack put together"
+)]
+const fn unpack(packed: u64) -> Span {
+    Span {
+        cutoff: Cutoff((packed >> 32) as u32),
+        until: Until(packed as u32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicBool;
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::super::rule::tests::FINGERPRINTER;
+    use super::*;
+    use crate::token::Claims;
+
+    /// A token of its own user, session and so on, all named by one number.
+    fn token(number: u64, issued: u64) -> TokenKeys {
+        let name: Box<str> = number.to_string().into();
+        let claims = Claims {
+            issuer: "https://id".into(),
+            audiences: vec![],
+            expires: UnixSeconds(issued + 60),
+            not_before: None,
+            issued: Some(UnixSeconds(issued)),
+            token_id: Some(name.clone()),
+            session_id: Some(name.clone()),
+            subject: Some(name.clone()),
+            client: Some(name.clone()),
+            scopes: vec![],
+            all: Value::Null,
+        };
+        TokenKeys::of(&FINGERPRINTER(), &claims, Some(&name), b"h.p")
+    }
+
+    fn rule(kind: Kind, number: u64, cutoff: u32, until: u32) -> Rule {
+        let value = match kind {
+            Kind::Issuer => String::new(),
+            Kind::Token | Kind::Session | Kind::User | Kind::Client | Kind::Key => {
+                number.to_string()
+            }
+        };
+        Rule {
+            kind,
+            fingerprint: FINGERPRINTER().of(kind, "https://id", &value),
+            span: Span {
+                cutoff: Cutoff(cutoff),
+                until: Until(until),
+            },
+        }
+    }
+
+    fn user(number: u64, cutoff: u32, until: u32) -> Rule {
+        rule(Kind::User, number, cutoff, until)
+    }
+
+    #[test]
+    fn an_empty_index_denies_nothing_and_weighs_nothing() {
+        let (index, _writer) = index(10);
+        assert_eq!(index.check(&token(1, 100)), None);
+        assert_eq!(index.bytes(), 0);
+    }
+
+    #[test]
+    fn each_kind_denies() {
+        for kind in Kind::ALL {
+            let (index, mut writer) = index(10);
+            writer.apply(&[rule(kind, 1, 100, 200)]).unwrap();
+            assert_eq!(index.check(&token(1, 100)), Some(kind));
+            assert_eq!(index.check(&token(1, 101)), None, "issued after {kind}");
+            assert_eq!(index.entries(kind), 1);
+        }
+    }
+
+    #[test]
+    fn the_narrowest_kind_is_named() {
+        let (index, mut writer) = index(10);
+        writer
+            .apply(&[
+                rule(Kind::Issuer, 0, 100, 200),
+                rule(Kind::Session, 1, 100, 200),
+            ])
+            .unwrap();
+        assert_eq!(index.check(&token(1, 100)), Some(Kind::Session));
+        assert_eq!(index.check(&token(2, 100)), Some(Kind::Issuer));
+    }
+
+    #[test]
+    fn a_full_index_takes_all_of_a_batch_or_nothing() {
+        let (index, mut writer) = index(3);
+        writer.apply(&[user(1, 5, 9), user(2, 5, 9)]).unwrap();
+        let epoch = index.epoch();
+        assert_eq!(
+            writer.apply(&[user(3, 5, 9), user(4, 5, 9)]),
+            Err(Full { entries_max: 3 })
+        );
+        assert_eq!(index.check(&token(3, 5)), None, "nothing of the batch");
+        assert_eq!(index.epoch(), epoch);
+        writer
+            .apply(&[user(3, 5, 9), user(3, 6, 9), user(1, 7, 9)])
+            .expect("known keys and duplicates need no room");
+        assert_eq!(writer.entries(), 3);
+        assert_eq!(index.check(&token(1, 7)), Some(Kind::User));
+        assert_eq!(index.check(&token(2, 5)), Some(Kind::User), "still there");
+    }
+
+    #[test]
+    fn a_sweep_forgets_what_is_over_and_nothing_else() {
+        let (index, mut writer) = index(10_000);
+        let rules: Vec<_> = (0..2000)
+            .map(|n| user(n, 5, if n % 2 == 0 { 9 } else { 10 }))
+            .collect();
+        writer.apply(&rules).unwrap();
+        for shard in 0..SHARDS {
+            writer.sweep(shard, UnixSeconds(10));
+        }
+        assert_eq!(writer.entries(), 1000);
+        for number in 0..2000 {
+            let expected = (number % 2 == 1).then_some(Kind::User);
+            assert_eq!(index.check(&token(number, 5)), expected, "{number}");
+        }
+        for shard in 0..SHARDS {
+            writer.sweep(shard, UnixSeconds(11));
+        }
+        assert_eq!(writer.entries(), 0);
+        assert_eq!(index.bytes(), 0, "memory is given back");
+    }
+
+    #[test]
+    fn a_sweep_leaves_a_shard_with_few_that_are_over_until_room_is_needed() {
+        let (index, mut writer) = index(10_000);
+        let mut rules: Vec<_> = (0..6400).map(|n| user(n, 5, 100)).collect();
+        rules[0].span.until = Until(9);
+        writer.apply(&rules).unwrap();
+        for shard in 0..SHARDS {
+            writer.sweep(shard, UnixSeconds(10));
+        }
+        assert_eq!(writer.entries(), 6400);
+        writer.sweep_all(UnixSeconds(10));
+        assert_eq!(writer.entries(), 6399);
+        assert_eq!(index.check(&token(0, 5)), None);
+        assert_eq!(index.check(&token(1, 5)), Some(Kind::User));
+    }
+
+    #[test]
+    fn a_shard_is_a_range_of_fingerprints() {
+        let shards: Vec<_> = (0..SHARDS).map(shard_range).collect();
+        assert_eq!(shards[0].start().bits(), 0);
+        assert_eq!(shards[SHARDS - 1].end().bits(), u128::MAX);
+        for (shard, range) in shards.iter().enumerate() {
+            assert_eq!(shard_of(*range.start()), shard);
+            assert_eq!(shard_of(*range.end()), shard);
+        }
+    }
+
+    #[test]
+    fn lifting_takes_one_rule_away_or_narrows_it() {
+        let (index, mut writer) = index(1000);
+        let rules: Vec<_> = (0..500).map(|n| user(n, u32::MAX, u32::MAX)).collect();
+        writer.apply(&rules).unwrap();
+        assert!(writer.lift(Kind::User, rules[7].fingerprint, None));
+        assert!(!writer.lift(Kind::User, rules[7].fingerprint, None));
+        assert!(!writer.lift(Kind::Client, rules[8].fingerprint, None));
+        let rest = user(8, 50, 100).span;
+        assert!(writer.lift(Kind::User, rules[8].fingerprint, Some(rest)));
+        assert_eq!(writer.entries(), 499);
+        assert_eq!(index.check(&token(7, 5)), None);
+        assert_eq!(index.check(&token(8, 51)), None);
+        assert_eq!(index.check(&token(8, 50)), Some(Kind::User));
+        assert_eq!(index.check(&token(9, 51)), Some(Kind::User));
+    }
+
+    #[test]
+    fn an_entry_costs_about_31_bytes() {
+        let entries = 100_000;
+        let (index, mut writer) = index(entries);
+        let mut costs = vec![];
+        for number in 0..entries as u64 {
+            let fingerprint = Fingerprint {
+                high: number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+                low: number.wrapping_mul(0xd1b5_4a32_d192_ed03),
+            };
+            let rule = Rule {
+                fingerprint,
+                ..user(0, 5, 9)
+            };
+            writer.apply(&[rule]).unwrap();
+            if number > 50_000 && number % 1000 == 0 {
+                costs.push(index.bytes() as f64 / number as f64);
+            }
+        }
+        let mean = costs.iter().sum::<f64>() / costs.len() as f64;
+        assert!((28.6..=31.5).contains(&mean), "{mean} bytes an entry");
+        assert!(costs.iter().all(|cost| *cost < 36.0), "{costs:?}");
+        assert_eq!(index.entries(Kind::User), entries);
+    }
+
+    #[test]
+    fn what_was_clean_is_not_looked_up_again_until_the_epoch_rises() {
+        let (index, mut writer) = index(10);
+        let clean_at = AtomicU64::new(Index::NEVER);
+        assert_eq!(index.is_denied_since(&token(1, 5), &clean_at), None);
+        assert_eq!(clean_at.load(Ordering::Relaxed), index.epoch());
+        // Put behind the epoch's back: not seen, which shows that nothing was looked up.
+        index.tables[Kind::User.place()].put(user(1, 5, 9).fingerprint, user(1, 5, 9).span);
+        assert_eq!(index.is_denied_since(&token(1, 5), &clean_at), None);
+        index.raise_epoch();
+        assert_eq!(
+            index.is_denied_since(&token(1, 5), &clean_at),
+            Some(Kind::User)
+        );
+        writer.apply(&[user(2, 5, 9)]).unwrap();
+        assert_eq!(
+            index.is_denied_since(&token(1, 5), &clean_at),
+            Some(Kind::User),
+            "a denied token is never remembered as clean"
+        );
+    }
+
+    #[test]
+    fn an_acknowledged_rule_is_never_missed_while_shards_grow_and_are_swept() {
+        const RULES: u64 = 20_000;
+        let (index, mut writer) = index(100_000);
+        let tokens: Arc<[TokenKeys]> = (0..RULES).map(|number| token(number, 5)).collect();
+        let clean_at: Arc<[AtomicU64]> = (0..RULES).map(|_| AtomicU64::new(Index::NEVER)).collect();
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let readers: Vec<_> = (0..3)
+            .map(|reader| {
+                let (index, tokens) = (Arc::clone(&index), Arc::clone(&tokens));
+                let (clean_at, acknowledged) = (Arc::clone(&clean_at), Arc::clone(&acknowledged));
+                std::thread::spawn(move || {
+                    let mut random = 0x1234_5678_9abc_def1_u64 + reader;
+                    let mut asked = 0_u64;
+                    loop {
+                        random ^= random << 13;
+                        random ^= random >> 7;
+                        random ^= random << 17;
+                        let known = acknowledged.load(Ordering::Acquire);
+                        // Half of them are the newest: those that are still warm.
+                        let wanted = if random & 1 == 0 {
+                            (random >> 1) % RULES
+                        } else {
+                            known.saturating_sub(1 + (random >> 1) % 4)
+                        };
+                        let place = usize::try_from(wanted).unwrap();
+                        let verdict = index.is_denied_since(&tokens[place], &clean_at[place]);
+                        if wanted < known {
+                            assert_eq!(verdict, Some(Kind::User), "missed {wanted} of {known}");
+                            asked += 1;
+                        }
+                        if known == RULES {
+                            return asked;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for number in 0..RULES {
+            // Noise that is over at once makes the sweeps rebuild what the readers read.
+            writer
+                .apply(&[
+                    user(number, 5, 1000),
+                    user(RULES + number, 5, 1),
+                    rule(Kind::Session, RULES + number, 5, 1),
+                ])
+                .unwrap();
+            acknowledged.store(number + 1, Ordering::Release);
+            writer.sweep(usize::try_from(number).unwrap() % SHARDS, UnixSeconds(10));
+        }
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+        writer.sweep_all(UnixSeconds(10));
+        assert_eq!(index.entries(Kind::User), usize::try_from(RULES).unwrap());
+        assert_eq!(index.entries(Kind::Session), 0);
+    }
+
+    #[test]
+    fn a_rule_that_comes_between_look_up_and_remembering_is_not_lost() {
+        let (index, mut writer) = index(1_000_000);
+        let clean_at = Arc::new(AtomicU64::new(Index::NEVER));
+        for round in 0..2000 {
+            let keys = token(round, 5);
+            clean_at.store(Index::NEVER, Ordering::Relaxed);
+            let done = Arc::new(AtomicBool::new(false));
+            std::thread::scope(|scope| {
+                let (index, clean_at, done) = (&index, &clean_at, &done);
+                scope.spawn(move || {
+                    while !done.load(Ordering::Acquire) {
+                        let _ = index.is_denied_since(&keys, clean_at);
+                    }
+                });
+                writer.apply(&[user(round, 5, 9)]).unwrap();
+                let verdict = index.is_denied_since(&keys, clean_at);
+                done.store(true, Ordering::Release);
+                assert_eq!(verdict, Some(Kind::User), "round {round}");
+            });
+        }
+    }
+
+    fn any_rule() -> impl Strategy<Value = Rule> {
+        (0..6_usize, 0..40_u64, 0..8_u32, 0..8_u32).prop_map(|(kind, number, cutoff, until)| {
+            let number = if Kind::ALL[kind] == Kind::Issuer {
+                0
+            } else {
+                number
+            };
+            // Issuer rules would hide all others, so they catch only the oldest tokens.
+            let cutoff = if Kind::ALL[kind] == Kind::Issuer {
+                0
+            } else {
+                cutoff
+            };
+            rule(Kind::ALL[kind], number, cutoff, until)
+        })
+    }
+
+    fn model(rules: &[Rule]) -> BTreeMap<(Kind, Fingerprint), Span> {
+        let mut model: BTreeMap<_, Span> = BTreeMap::new();
+        for rule in rules {
+            model
+                .entry((rule.kind, rule.fingerprint))
+                .and_modify(|span| *span = span.merge(rule.span))
+                .or_insert(rule.span);
+        }
+        model
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_repetition_gives_the_same_verdicts(
+            rules in prop::collection::vec(any_rule(), 1..200),
+            shuffled in any::<prop::sample::Index>(),
+            split in any::<prop::sample::Index>(),
+            now in 0..10_u64,
+        ) {
+            let mut model = model(&rules);
+            // A part first, then everything from another start, so that the part comes twice.
+            let (index, mut writer) = index(1000);
+            writer.apply(&rules[..split.index(rules.len())]).unwrap();
+            let mut turned = rules.clone();
+            turned.rotate_left(shuffled.index(rules.len()));
+            turned.reverse();
+            for batch in turned.chunks(7) {
+                writer.apply(batch).unwrap();
+            }
+            for swept in [false, true] {
+                if swept {
+                    writer.sweep_all(UnixSeconds(now));
+                    model.retain(|_, span| !span.until.is_over(UnixSeconds(now)));
+                }
+                prop_assert_eq!(writer.entries(), model.len());
+                for (number, issued) in (0..41).flat_map(|n| (0..9).map(move |at| (n, at))) {
+                    let token = token(number, issued);
+                    let expected = token
+                        .iter()
+                        .find(|key| model.get(key).is_some_and(|span| token.is_cut_off(span.cutoff)))
+                        .map(|(kind, _)| kind);
+                    prop_assert_eq!(index.check(&token), expected);
+                }
+                for (&(kind, fingerprint), &span) in &model {
+                    prop_assert_eq!(index.rule(kind, fingerprint), Some(Rule { kind, fingerprint, span }));
+                }
+            }
+        }
+    }
+}
