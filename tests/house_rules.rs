@@ -63,7 +63,9 @@ fn floor(name: &str) -> Option<usize> {
 
 /// Code without `//` comments, whose links may point anywhere. Cuts `"https://…"` too: no path follows on that line.
 fn code(text: &str) -> String {
-    let lines = text.lines().map(|line| line.split("//").next().unwrap_or(""));
+    let lines = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(""));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -112,7 +114,10 @@ fn imports_are_found_in_every_form() {
                 use crate::token;\npub(in crate::k) fn y() {}\nlet z = mycrate::no;\n";
     let expected = ["a", "b", "f", "g", "i", "k", "token"];
     assert_eq!(imports(text, "crate::"), expected.map(str::to_owned).into());
-    assert_eq!(code("a // crate::b\n/// [`crate::c`]\nd").trim_end(), "a \n\nd");
+    assert_eq!(
+        code("a // crate::b\n/// [`crate::c`]\nd").trim_end(),
+        "a \n\nd"
+    );
 }
 
 #[test]
@@ -126,7 +131,11 @@ fn no_folder_imports_from_its_own_floor_or_above() {
         }
         let own_floor =
             floor(&own).unwrap_or_else(|| panic!("{own} has no floor: {}", path.display()));
-        let prefix = if own == "main" { "jotgate::" } else { "crate::" };
+        let prefix = if own == "main" {
+            "jotgate::"
+        } else {
+            "crate::"
+        };
         for name in imports(&code(&read(&path)), prefix) {
             seen += 1;
             let below = floor(&name).is_some_and(|floor| floor < own_floor);

@@ -42,8 +42,12 @@ pub(super) struct AdminUrl {
 pub(super) struct AdminArgs {
     #[command(flatten)]
     url: AdminUrl,
-    /// The file with the bearer token [default: the environment variable JOTGATE_ADMIN_TOKEN]
-    #[arg(long, value_name = "FILE")]
+    /// The file with the bearer token
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "The file with the admin API's token [default: the environment's JOTGATE_ADMIN_TOKEN]"
+    )]
     admin_token_file: Option<PathBuf>,
 }
 
@@ -66,7 +70,8 @@ pub(super) enum AdminError {
     #[error("the admin token holds characters that no header can carry")]
     TokenForm,
     #[error(
-        "cannot reach the admin API at {url}: {source}. Is the gateway running, with an [admin] section?"
+        "cannot reach the admin API at {url}: {}. Is the gateway running, with an [admin] section?",
+        root_cause(&**source)
     )]
     Unreachable {
         url: Box<Uri>,
@@ -98,6 +103,15 @@ impl AdminError {
             | Self::Refused { .. } => false,
         }
     }
+}
+
+/// The innermost reason: hyper's own words say only that connecting failed.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 /// The words of a problem document (RFC 9457).
@@ -403,6 +417,17 @@ mod tests {
                 "{wrong}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_not_there_is_said_with_its_reason() {
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = format!("http://{}", free.local_addr().expect("an address"));
+        drop(free);
+        let client = client(&at, "s3cret").expect("a client");
+        let error = client.call(Method::GET, "/v1/status", None).await;
+        let said = error.expect_err("nobody there").to_string();
+        assert!(said.contains(&at) && said.contains("refused"), "{said}");
     }
 
     #[test]

@@ -18,9 +18,9 @@ use crate::jwks::Algorithm;
     after_help = "Sets iat, exp and a random jti. --claim and --header replace what the other options say; \
     a value is read as JSON where it is JSON, as text otherwise; null leaves the member out.\n\n\
     Examples:\n  \
-    jotgate token mint --key keys/private.pem --alg ES256 --issuer https://id.example.com --audience my-api \\\n      \
-    --subject alice --claim sid=s1 --claim 'roles=[\"admin\"]'\n  \
-    jotgate token mint --key keys/private.pem --alg ES256 --issuer https://id.example.com --claim exp=null"
+    jotgate token mint --key private.pem --alg ES256 --issuer https://id.example.com \\\n    \
+    --audience my-api --subject alice --claim sid=s1 --claim 'roles=[\"admin\"]'\n  \
+    jotgate token mint --key private.pem --alg ES256 --issuer https://id --claim exp=null"
 )]
 pub(super) struct MintArgs {
     /// The private key: PEM, JWK, or the secret's file for HS algorithms

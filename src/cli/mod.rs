@@ -90,8 +90,13 @@ enum KeysCommand {
 /// Where the configuration is.
 #[derive(Debug, Args)]
 struct ConfigArgs {
-    /// The configuration file [env: JOTGATE_CONFIG]
-    #[arg(long, short, value_name = "FILE")]
+    /// The configuration file
+    #[arg(
+        long,
+        short,
+        value_name = "FILE",
+        help = "The configuration file [env: JOTGATE_CONFIG]"
+    )]
     config: Option<PathBuf>,
 }
 

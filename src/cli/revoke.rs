@@ -26,6 +26,10 @@ use crate::base::limits::TOKEN_BYTES_MAX;
     jotgate revoke --list\n  \
     jotgate revoke --lift 42"
 )]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 pub(super) struct RevokeArgs {
     /// This token; - reads it from standard input
     #[arg(long, group = "what", value_name = "TOKEN")]
@@ -39,8 +43,13 @@ pub(super) struct RevokeArgs {
     /// A token by its jti
     #[arg(long, group = "what")]
     jti: Option<String>,
-    /// A client: every token with this client_id (or azp), issued until now
-    #[arg(long, group = "what", value_name = "CLIENT_ID")]
+    /// A client
+    #[arg(
+        long,
+        group = "what",
+        value_name = "CLIENT_ID",
+        help = "A client: every token with this client_id (or azp), issued until now"
+    )]
     client: Option<String>,
     /// A signing key: every token with this kid
     #[arg(long, group = "what", value_name = "KID")]

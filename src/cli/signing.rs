@@ -64,8 +64,12 @@ pub(super) enum KeyError {
 fn expected(algorithm: Algorithm) -> &'static str {
     match algorithm.family() {
         Family::Rsa => "an RSA key of at least 2048 bits, in PEM or as a JWK",
-        Family::P256 => "a P-256 key, in PEM (PKCS#8: \"BEGIN PRIVATE KEY\") or as a JWK",
-        Family::P384 => "a P-384 key, in PEM (PKCS#8: \"BEGIN PRIVATE KEY\") or as a JWK",
+        Family::P256 => {
+            "a P-256 key, in PEM (PKCS#8, \"BEGIN PRIVATE KEY\": openssl pkcs8 -topk8 -nocrypt makes it) or as a JWK"
+        }
+        Family::P384 => {
+            "a P-384 key, in PEM (PKCS#8, \"BEGIN PRIVATE KEY\": openssl pkcs8 -topk8 -nocrypt makes it) or as a JWK"
+        }
         Family::Ed25519 => "an Ed25519 key, in PEM (PKCS#8: \"BEGIN PRIVATE KEY\") or as a JWK",
         Family::Hmac => "a shared secret: the file's bytes, or a JWK with \"kty\": \"oct\"",
     }

@@ -1,5 +1,6 @@
 //! Instants as people write and read them.
 
+use std::cmp::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::base::clock::UnixSeconds;
@@ -14,12 +15,10 @@ pub(super) fn date(at: UnixSeconds) -> String {
 
 /// `in 4m 30s`, `2h ago`, `now`.
 pub(super) fn relative(at: UnixSeconds, now: UnixSeconds) -> String {
-    if at == now {
-        "now".to_owned()
-    } else if at > now {
-        format!("in {}", humantime::format_duration(at.since(now)))
-    } else {
-        format!("{} ago", humantime::format_duration(now.since(at)))
+    match at.cmp(&now) {
+        Ordering::Equal => "now".to_owned(),
+        Ordering::Greater => format!("in {}", humantime::format_duration(at.since(now))),
+        Ordering::Less => format!("{} ago", humantime::format_duration(now.since(at))),
     }
 }
 

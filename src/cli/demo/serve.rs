@@ -76,3 +76,36 @@ pub(super) fn plain(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_answers_over_a_socket_and_keeps_serving() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let answer = |request: Request<Incoming>| {
+            plain(
+                StatusCode::OK,
+                "text/plain",
+                request.uri().path().to_owned(),
+            )
+        };
+        let server = tokio::spawn(serve(listener, answer));
+        for path in ["/one", "/two"] {
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("sent");
+            let mut said = String::new();
+            stream.read_to_string(&mut said).await.expect("answered");
+            assert!(said.starts_with("HTTP/1.1 200 OK\r\n"), "{said}");
+            assert!(said.contains("cache-control: no-store\r\n"), "{said}");
+            assert!(said.ends_with(path), "{said}");
+        }
+        server.abort();
+    }
+}
