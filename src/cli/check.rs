@@ -1,0 +1,208 @@
+//! `jotgate check`: all faults of a configuration, or the routes as the gateway will see them.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{ConfigArgs, Failure, Format, print};
+use crate::config::{self, Settings, settings};
+use crate::policy::Auth;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code 2 when the configuration has faults; each is printed with its place and its cure.\n\n\
+    Examples:\n  \
+    jotgate check --config gateway.toml\n  \
+    jotgate check --config gateway.toml --format json | jq '.[] | select(.auth == \"public\")'"
+)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// How the result is written
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub(super) fn check(args: CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let settings = config::load(&args.config.path()?).map_err(Failure::Config)?;
+    let rows: Vec<Row> = settings
+        .routes
+        .iter()
+        .map(|r| Row::new(r, &settings))
+        .collect();
+    match args.format {
+        Format::Json => {
+            let all = rows.iter().map(Row::to_json).collect();
+            print::json(out, &Value::Array(all))?;
+        }
+        Format::Text => {
+            let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+            print::table(out, &HEAD, &cells)?;
+            let public = rows.iter().filter(|row| row.auth == Auth::Public).count();
+            writeln!(out, "\n{} routes, {public} public", rows.len())?;
+        }
+    }
+    Ok(())
+}
+
+const HEAD: [&str; 8] = [
+    "HOST",
+    "PATH",
+    "METHODS",
+    "AUTH",
+    "ISSUERS",
+    "AUDIENCES",
+    "SCOPES",
+    "UPSTREAM",
+];
+
+/// A route in effect: what it takes from its issuers included.
+#[derive(Debug)]
+struct Row {
+    hosts: Vec<String>,
+    path: String,
+    methods: Vec<String>,
+    auth: Auth,
+    issuers: Vec<String>,
+    audiences: Vec<String>,
+    scopes: Vec<String>,
+    any_scope: Vec<String>,
+    claims: Vec<String>,
+    upstream: String,
+}
+
+impl Row {
+    fn new(route: &settings::Route, settings: &Settings) -> Self {
+        let mut audiences: Vec<String> = vec![];
+        let own = |issuer: &&settings::Issuer| route.issuers.contains(&issuer.name);
+        for issuer in settings.issuers.iter().filter(own) {
+            for audience in &issuer.rules.audiences {
+                if !audiences.iter().any(|known| **known == **audience) {
+                    audiences.push(audience.to_string());
+                }
+            }
+        }
+        Self {
+            hosts: strings(&route.hosts),
+            path: route.path.to_string(),
+            methods: strings(&route.methods),
+            auth: route.auth,
+            issuers: strings(&route.issuers),
+            audiences,
+            scopes: strings(&route.requirement.scopes),
+            any_scope: strings(&route.requirement.any_scope),
+            claims: route
+                .requirement
+                .claims
+                .iter()
+                .map(|claim| claim.path.to_string())
+                .collect(),
+            upstream: route.upstream.to_string(),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let list = |list: &[String], none: &str| match list {
+            [] => none.to_owned(),
+            some => some.join(" "),
+        };
+        // On a public route tokens are not looked at: naming issuers there would promise a check.
+        let asked = |values: &[String]| match self.auth {
+            Auth::Public => "-".to_owned(),
+            Auth::Required | Auth::Optional => list(values, "any"),
+        };
+        let mut scopes = self.scopes.clone();
+        if !self.any_scope.is_empty() {
+            scopes.push(format!("any of ({})", self.any_scope.join(" ")));
+        }
+        scopes.extend(self.claims.iter().map(|claim| format!("claim:{claim}")));
+        vec![
+            list(&self.hosts, "any"),
+            self.path.clone(),
+            list(&self.methods, "any"),
+            match self.auth {
+                Auth::Public => "PUBLIC".to_owned(),
+                other => auth_word(other).to_owned(),
+            },
+            asked(&self.issuers),
+            asked(&self.audiences),
+            list(&scopes, "-"),
+            self.upstream.clone(),
+        ]
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "hosts": self.hosts,
+            "path": self.path,
+            "methods": self.methods,
+            "auth": auth_word(self.auth),
+            "issuers": self.issuers,
+            "audiences": self.audiences,
+            "scopes": self.scopes,
+            "any_scope": self.any_scope,
+            "claims": self.claims,
+            "upstream": self.upstream,
+        })
+    }
+}
+
+/// As the configuration writes it.
+const fn auth_word(auth: Auth) -> &'static str {
+    match auth {
+        Auth::Required => "required",
+        Auth::Optional => "optional",
+        Auth::Public => "public",
+    }
+}
+
+fn strings<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(auth: Auth) -> Row {
+        Row {
+            hosts: vec![],
+            path: "/api/*".to_owned(),
+            methods: vec!["GET".to_owned(), "PUT".to_owned()],
+            auth,
+            issuers: vec!["main".to_owned()],
+            audiences: vec![],
+            scopes: vec!["read".to_owned()],
+            any_scope: vec!["a".to_owned(), "b".to_owned()],
+            claims: vec!["realm.roles".to_owned()],
+            upstream: "orders".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_public_route_shouts_and_promises_no_check() {
+        let cells = row(Auth::Public).cells();
+        assert_eq!(cells[3..6], ["PUBLIC", "-", "-"]);
+        assert_eq!(row(Auth::Public).to_json()["auth"], "public");
+    }
+
+    #[test]
+    fn what_is_not_restricted_says_any() {
+        let cells = row(Auth::Required).cells();
+        assert_eq!(
+            cells,
+            [
+                "any",
+                "/api/*",
+                "GET PUT",
+                "required",
+                "main",
+                "any",
+                "read any of (a b) claim:realm.roles",
+                "orders"
+            ]
+        );
+        assert_eq!(cells.len(), HEAD.len());
+    }
+}
