@@ -26,6 +26,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::app::StartError;
 use crate::base::clock::Clock;
 use crate::config::Faults;
+use crate::telemetry::logs::LogError;
 
 /// The environment variable that names the configuration file.
 const CONFIG_VARIABLE: &str = "JOTGATE_CONFIG";
@@ -139,6 +140,8 @@ enum Failure {
     Signals(#[source] io::Error),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error("telemetry.log.level {0}")]
+    Logs(#[from] LogError),
     #[error(transparent)]
     Admin(#[from] admin_client::AdminError),
     #[error(transparent)]
@@ -157,7 +160,7 @@ impl Failure {
     /// 1 refused or failed, 2 wrong usage or faulty configuration.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::NoConfig | Self::Config(_) => 2,
+            Self::NoConfig | Self::Config(_) | Self::Logs(_) => 2,
             Self::Admin(error) if error.is_usage() => 2,
             // Whoever reads our output has read enough: `jotgate check | head -1`.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,

@@ -24,7 +24,7 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config.path()?).map_err(Failure::Config)?;
-    let _logs = logs::init(&settings.telemetry);
+    let _logs = logs::init(settings.telemetry.format, &settings.telemetry.level)?;
     block_on(async {
         // Before the gateway starts: a signal that comes in between must not be lost.
         let mut end = EndSignals::listen()?;

@@ -6,7 +6,7 @@ mod io;
 mod options;
 mod serve;
 
-pub use accept::{Acceptor, Crew, ListenError, bind};
+pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind};
 pub use connection::{Busy, Connection};
 pub use options::{Address, Options};
 pub use serve::{ConnectionFault, Front};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use prometheus::Histogram;
+use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
 use crate::authorize::Tables;
@@ -33,6 +34,8 @@ pub struct Shared {
 pub struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) deadlines: Deadlines,
+    /// Tunnels, which outlive the connections that they were.
+    pub(super) tasks: TaskTracker,
     edition: RefCell<Rc<Edition>>,
 }
 
@@ -50,14 +53,15 @@ pub(super) struct Service {
 }
 
 impl Worker {
-    /// A worker for the thread that `deadlines` belongs to.
+    /// A worker for the thread that `deadlines` belongs to; what outlives a connection is waited for by `tasks`.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, deadlines: Deadlines) -> Self {
+    pub fn new(shared: Arc<Shared>, deadlines: Deadlines, tasks: TaskTracker) -> Self {
         let edition = Edition::new(shared.plan.load_full(), &shared.metrics, &deadlines);
         Self {
             edition: RefCell::new(Rc::new(edition)),
             shared,
             deadlines,
+            tasks,
         }
     }
 

@@ -370,7 +370,7 @@ impl Exchange<'_> {
             cors.write(&origin_only(origin), response.headers_mut());
         }
         if let (true, Some(client)) = (switching, client) {
-            upgrade::join(client, &mut response, self.record);
+            upgrade::join(client, &mut response, self.record, &self.worker.tasks);
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -6,14 +6,20 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tokio::task::spawn_local;
+use tokio_util::task::TaskTracker;
 
 use super::answer::Record;
 
 /// Joins the two connections once both have switched. Nothing that the client sent after its request reached the service
 /// before it said 101: hyper hands those bytes over only now.
-pub(super) fn join(client: OnUpgrade, response: &mut Response<Incoming>, record: Record) {
+pub(super) fn join(
+    client: OnUpgrade,
+    response: &mut Response<Incoming>,
+    record: Record,
+    tasks: &TaskTracker,
+) {
     let service = hyper::upgrade::on(response);
-    spawn_local(async move {
+    let tunnel = async move {
         let mut record = record;
         let (Ok(client), Ok(service)) = tokio::join!(client, service) else {
             return;
@@ -25,5 +31,6 @@ pub(super) fn join(client: OnUpgrade, response: &mut Response<Incoming>, record:
         }
         // The request has ended now, and not when its head was answered.
         drop(record);
-    });
+    };
+    spawn_local(tasks.track_future(tunnel));
 }

@@ -119,7 +119,7 @@ async fn serve(mut ports: Ports, out: &mut dyn Write) -> Result<(), Failure> {
     let variables = [(TOKEN_VARIABLE.to_owned(), admin_token.clone())];
     let settings = config::load_str("demo.toml", &configuration(ports), &variables)
         .map_err(Failure::Config)?;
-    let _logs = logs::init(&settings.telemetry);
+    let _logs = logs::init(settings.telemetry.format, &settings.telemetry.level)?;
 
     let tokens = TestIssuer::new(&url(ports.issuer_port), Clock::system())?;
     // Both end with this runtime.

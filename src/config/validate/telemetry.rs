@@ -3,7 +3,8 @@
 use super::check::Check;
 use crate::config::place::KeyPath;
 use crate::config::raw;
-use crate::config::settings::{LogFormat, Telemetry};
+use crate::config::settings::Telemetry;
+use crate::telemetry::logs::Format;
 
 /// What is logged unless the file says otherwise.
 const LEVEL: &str = "info";
@@ -16,12 +17,12 @@ pub(super) fn telemetry(raw: Option<&raw::Telemetry>, check: &mut Check<'_>) -> 
         .and_then(|log| log.format.as_ref())
         .and_then(|text| {
             check.parsed(&at.key("format"), text, |text| match text {
-                "text" => Ok(LogFormat::Text),
-                "json" => Ok(LogFormat::Json),
+                "text" => Ok(Format::Text),
+                "json" => Ok(Format::Json),
                 _ => Err("is unknown; write \"text\" or \"json\""),
             })
         })
-        .unwrap_or(LogFormat::Text);
+        .unwrap_or(Format::Text);
     let level = log
         .and_then(|log| log.level.as_ref())
         .and_then(|text| check.parsed(&at.key("level"), text, filter))

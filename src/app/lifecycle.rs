@@ -1,0 +1,267 @@
+//! A gateway from its start to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::report::Report;
+use super::tokens::KnownTokens;
+use super::work::{End, Post};
+use super::{build, work};
+use crate::authorize::{Bearer, Issuer, Tables};
+use crate::base::clock::Clock;
+use crate::config::Settings;
+use crate::config::settings::Shutdown;
+use crate::control::admin::{Admin, serve};
+use crate::control::denylist::{IssuerLife, Parts, Revocations, revocations};
+use crate::control::jwks::{self, KeySourceError};
+use crate::denylist::{Fingerprinter, index};
+use crate::listener::{Address, ListenError, ListenerMetrics, bind};
+use crate::proxy::Shared;
+use crate::route::Conflict;
+use crate::telemetry::metrics::Metrics;
+use crate::token::TokenCache;
+
+/// A running gateway. Its threads end when it is shut down.
+#[derive(Debug)]
+pub struct Gateway {
+    addresses: Vec<Address>,
+    admin: Option<SocketAddr>,
+    issuers: Arc<[Arc<Issuer>]>,
+    draining: Arc<AtomicBool>,
+    shutdown: Shutdown,
+    end: End,
+    threads: Vec<JoinHandle<()>>,
+    control: CancellationToken,
+    tasks: TaskTracker,
+    /// A gateway that is dropped leaves nothing running.
+    _guards: [DropGuard; 3],
+}
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be used.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The admin listener's address cannot be used.
+    #[error("the admin API cannot listen on {address}: {source}")]
+    ListenAdmin {
+        /// As configured.
+        address: SocketAddr,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Keys that stand in the configuration or on disk cannot be used.
+    #[error("issuer {issuer}: {source}")]
+    Keys {
+        /// Its name.
+        issuer: String,
+        /// What is wrong with them.
+        source: KeySourceError,
+    },
+    /// Two routes match the same requests.
+    #[error("routes[{}] and routes[{}] match the same requests", .0.first, .0.second)]
+    Routes(Conflict),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(getrandom::Error),
+    /// The system gives no thread.
+    #[error("cannot start a serving thread: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Gateway {
+    /// Starts every listener and background task; must be called within a tokio runtime, which runs the background tasks.
+    /// Returns when requests are accepted, which is before the gateway is ready: keys may still be on their way.
+    pub async fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        let control = CancellationToken::new();
+        // A start that fails half way leaves nothing running.
+        let undo = control.clone().drop_guard();
+        let tasks = TaskTracker::new();
+        let metrics = Metrics::new();
+        let mut issuers = vec![];
+        for issuer in &settings.issuers {
+            let (keys, refresh, task) = jwks::start(
+                issuer,
+                settings.jwks_cache.as_deref(),
+                clock.clone(),
+                control.clone(),
+            )
+            .map_err(|source| StartError::Keys {
+                issuer: issuer.name.to_string(),
+                source,
+            })?;
+            tasks.spawn(task);
+            issuers.push(build::issuer(issuer, keys, refresh));
+        }
+        let issuers: Arc<[Arc<Issuer>]> = issuers.into();
+        let plan = build::plan(
+            settings.routes,
+            settings.upstreams,
+            &issuers,
+            settings.telemetry.access_log,
+        )
+        .map_err(StartError::Routes)?;
+
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).map_err(StartError::Random)?;
+        let fingerprinter = Fingerprinter::new(&salt);
+        let (denylist, index_writer) = index(settings.denylist.max_entries);
+        let (revocations, writer) = revocations(Parts {
+            index: index_writer,
+            fingerprinter,
+            issuers: issuers
+                .iter()
+                .map(|issuer| IssuerLife::from(&issuer.rules))
+                .collect(),
+            tokens: Arc::new(KnownTokens {
+                issuers: issuers.to_vec(),
+                fingerprinter,
+            }),
+            clock: clock.clone(),
+        });
+        tasks.spawn(writer.run(control.clone()));
+        tracing::warn!("the denylist is in memory only: a restart forgets revocations");
+
+        let shared = Arc::new(Shared {
+            plan: ArcSwap::from_pointee(plan),
+            tables: Tables {
+                tokens: TokenCache::new(settings.token_cache_bytes, Bearer::weight),
+                denylist,
+                fingerprinter,
+            },
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        });
+        let draining = Arc::new(AtomicBool::new(false));
+        let admin = match settings.admin {
+            None => None,
+            Some(admin) => {
+                let report = Report {
+                    shared: Arc::clone(&shared),
+                    issuers: Arc::clone(&issuers),
+                    draining: Arc::clone(&draining),
+                    denylist_max: settings.denylist.max_entries,
+                };
+                Some(start_admin(admin, revocations, &report, clock, &tasks, &control).await?)
+            }
+        };
+
+        let threads = settings.workers.get();
+        let mut posts: Vec<Vec<Post>> = (0..threads).map(|_| vec![]).collect();
+        let mut addresses = vec![];
+        for options in settings.listeners {
+            let (address, acceptors) = bind(&options, threads)?;
+            tracing::info!(%address, "listening");
+            let metrics = ListenerMetrics {
+                connections: metrics
+                    .connections
+                    .with_label_values(&[&address.to_string()]),
+                faults: metrics.connection_errors.clone(),
+            };
+            for (post, acceptor) in posts.iter_mut().zip(acceptors) {
+                post.push(Post {
+                    acceptor,
+                    options: options.clone(),
+                    metrics: metrics.clone(),
+                });
+            }
+            addresses.push(address);
+        }
+        let end = End::default();
+        let threads = posts
+            .into_iter()
+            .enumerate()
+            .map(|(number, posts)| work::start(number, posts, Arc::clone(&shared), end.clone()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(StartError::Thread)?;
+        Ok(Self {
+            addresses,
+            admin,
+            issuers,
+            draining,
+            shutdown: settings.shutdown,
+            threads,
+            control,
+            tasks,
+            _guards: [
+                undo,
+                end.stop.clone().drop_guard(),
+                end.abort.clone().drop_guard(),
+            ],
+            end,
+        })
+    }
+
+    /// Where the listeners listen, in the order of the configuration, with the ports that the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        self.addresses.clone()
+    }
+
+    /// Where the admin API listens.
+    #[must_use]
+    pub const fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Returns when every issuer's keys have been tried: when `/ready` says 200.
+    pub async fn ready(&self) {
+        for issuer in self.issuers.iter() {
+            issuer.keys.until_tried().await;
+        }
+    }
+
+    /// Ends gracefully: not ready, drain delay, no new connections, running requests finish under the drain timeout.
+    pub async fn shutdown(self) {
+        self.draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(self.shutdown.drain_delay).await;
+        self.end.stop.cancel();
+        let threads = self.threads;
+        let mut ended = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!("a serving thread panicked");
+                }
+            }
+        });
+        if tokio::time::timeout(self.shutdown.drain_timeout, &mut ended)
+            .await
+            .is_err()
+        {
+            tracing::warn!("requests still run after the drain timeout; they are cut");
+            self.end.abort.cancel();
+            drop(ended.await);
+        }
+        self.control.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn start_admin(
+    settings: crate::config::settings::Admin,
+    revocations: Revocations,
+    report: &Report,
+    clock: Clock,
+    tasks: &TaskTracker,
+    control: &CancellationToken,
+) -> Result<SocketAddr, StartError> {
+    let fault = |source| StartError::ListenAdmin {
+        address: settings.address,
+        source,
+    };
+    let listener = TcpListener::bind(settings.address).await.map_err(fault)?;
+    let address = listener.local_addr().map_err(fault)?;
+    tracing::info!(%address, "the admin API is listening");
+    let admin = Arc::new(Admin::new(settings, revocations, report.views(), clock));
+    tasks.spawn(serve(listener, admin, control.clone()));
+    Ok(address)
+}

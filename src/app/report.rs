@@ -1,0 +1,131 @@
+//! What the gateway says of itself: readiness, metrics, status. Asked for now and then, so it is put together then.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Map, Value, json};
+
+use crate::authorize::Issuer;
+use crate::control::admin::{Condition, Readiness, Views};
+use crate::denylist::Kind;
+use crate::jwks::KeysState;
+use crate::proxy::Shared;
+
+/// What a report is made from.
+#[derive(Clone)]
+pub(super) struct Report {
+    pub(super) shared: Arc<Shared>,
+    pub(super) issuers: Arc<[Arc<Issuer>]>,
+    pub(super) draining: Arc<AtomicBool>,
+    pub(super) denylist_max: usize,
+}
+
+impl Report {
+    pub(super) fn views(&self) -> Views {
+        let (readiness, metrics, status) = (self.clone(), self.clone(), self.clone());
+        Views {
+            readiness: Arc::new(move || readiness.readiness()),
+            metrics: Arc::new(move || metrics.metrics()),
+            status: Arc::new(move || status.status()),
+        }
+    }
+
+    /// Keys have been tried, and the gateway is not about to end. Keys that could not be loaded do not make it unready:
+    /// other issuers' tokens can be checked, and a replica that is taken away helps nobody.
+    fn readiness(&self) -> Readiness {
+        let keys = self.issuers.iter().map(|issuer| Condition {
+            name: format!("keys of {} tried", issuer.name).into(),
+            holds: issuer.keys.tried(),
+        });
+        let serving = Condition {
+            name: "not draining".into(),
+            holds: !self.draining.load(Ordering::Relaxed),
+        };
+        Readiness {
+            conditions: keys.chain([serving]).collect(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let metrics = &self.shared.metrics;
+        let now = self.shared.clock.now();
+        for issuer in self.issuers.iter() {
+            let (name, status) = (issuer.name.as_str(), issuer.keys.status());
+            metrics
+                .key_set_keys
+                .with_label_values(&[name])
+                .set(gauge(status.keys));
+            metrics
+                .key_set_skipped
+                .with_label_values(&[name])
+                .set(gauge(status.skipped));
+            for (result, fetches) in [("ok", status.fetches_ok), ("failed", status.fetches_failed)]
+            {
+                metrics
+                    .key_set_refreshes
+                    .with_label_values(&[name, result])
+                    .set(gauge(fetches));
+            }
+            if let Some(good_at) = status.good_at {
+                let age = now.since(good_at).as_secs();
+                metrics
+                    .key_set_age
+                    .with_label_values(&[name])
+                    .set(gauge(age));
+            }
+        }
+        let tables = &self.shared.tables;
+        metrics.cache_entries.set(gauge(tables.tokens.entries()));
+        metrics.cache_bytes.set(gauge(tables.tokens.bytes()));
+        for kind in Kind::ALL {
+            let entries = tables.denylist.entries(kind) as u64;
+            metrics
+                .denylist_entries
+                .with_label_values(&[kind.as_str()])
+                .set(gauge(entries));
+        }
+        metrics
+            .denylist_entries_max
+            .set(gauge(self.denylist_max as u64));
+        metrics.denylist_epoch.set(gauge(tables.denylist.epoch()));
+        metrics.to_text()
+    }
+
+    fn status(&self) -> Map<String, Value> {
+        let now = self.shared.clock.now();
+        let issuers: Vec<Value> = self
+            .issuers
+            .iter()
+            .map(|issuer| {
+                let status = issuer.keys.status();
+                let state = match &*issuer.keys.current() {
+                    KeysState::NotLoaded => "not_loaded",
+                    KeysState::Loaded(_) => "loaded",
+                    KeysState::Stale => "stale",
+                };
+                json!({
+                    "name": issuer.name.as_str(),
+                    "issuer": &*issuer.rules.issuer,
+                    "state": state,
+                    "keys": status.keys,
+                    "skipped": status.skipped,
+                    "fetches_ok": status.fetches_ok,
+                    "fetches_failed": status.fetches_failed,
+                    "age_s": status.good_at.map(|good_at| now.since(good_at).as_secs()),
+                })
+            })
+            .collect();
+        let tokens = &self.shared.tables.tokens;
+        Map::from_iter([
+            ("issuers".to_owned(), issuers.into()),
+            (
+                "token_cache".to_owned(),
+                json!({"entries": tokens.entries(), "bytes": tokens.bytes()}),
+            ),
+        ])
+    }
+}
+
+fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

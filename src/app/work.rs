@@ -1,0 +1,91 @@
+//! The threads that serve. Each has a runtime, sockets and upstream connections of its own, so that a request never waits
+//! for another thread.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::base::deadline::Deadlines;
+use crate::listener::{Acceptor, ListenerMetrics, Options};
+use crate::proxy::{Shared, Worker};
+
+/// How often a thread looks for upstream connections that were idle for too long.
+const POOL_SWEEP: Duration = Duration::from_secs(5);
+
+/// One listener's share of a thread.
+pub(super) struct Post {
+    pub(super) acceptor: Acceptor,
+    pub(super) options: Options,
+    pub(super) metrics: ListenerMetrics,
+}
+
+/// How threads are told to end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct End {
+    /// Accept nothing more, finish what runs.
+    pub(super) stop: CancellationToken,
+    /// Leave everything as it is.
+    pub(super) abort: CancellationToken,
+}
+
+/// Starts thread number `number`. It ends after `end.stop`, when its last request has ended, or at `end.abort`.
+pub(super) fn start(
+    number: usize,
+    posts: Vec<Post>,
+    shared: Arc<Shared>,
+    end: End,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = move || {
+        Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())
+    };
+    std::thread::Builder::new()
+        .name(format!("jotgate-{number}"))
+        .spawn(move || match runtime() {
+            Ok(runtime) => runtime.block_on(work(posts, shared, end)),
+            Err(error) => tracing::error!(%error, "a serving thread cannot start; are there enough file descriptors?"),
+        })
+}
+
+async fn work(posts: Vec<Post>, shared: Arc<Shared>, end: End) {
+    let deadlines = Deadlines::new();
+    spawn_local(deadlines.clone().sweep());
+    let tasks = TaskTracker::new();
+    let worker = Rc::new(Worker::new(shared, deadlines.clone(), tasks.clone()));
+    for post in posts {
+        let serving = post.acceptor.run(
+            Rc::new(post.options),
+            Rc::clone(&worker),
+            deadlines.clone(),
+            tasks.clone(),
+            end.stop.clone(),
+            post.metrics,
+        );
+        spawn_local(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "a listener ended; this thread accepts no more connections on it");
+            }
+        });
+    }
+    spawn_local(async move {
+        let mut sweep = tokio::time::interval(POOL_SWEEP);
+        loop {
+            sweep.tick().await;
+            worker.sweep();
+        }
+    });
+    end.stop.cancelled().await;
+    tasks.close();
+    tokio::select! {
+        () = tasks.wait() => {}
+        () = end.abort.cancelled() => {}
+    }
+}
