@@ -71,8 +71,8 @@ pub enum BodyFault {
     /// Nothing came for too long.
     #[error("the client fell silent")]
     Silent,
-    /// The client broke off.
-    #[error("the client broke off")]
+    /// Malformed chunks, or the client broke off.
+    #[error("the body is malformed or broke off")]
     Broken,
 }
 

@@ -24,8 +24,8 @@ pub enum Failure {
     BodyTooLarge,
     /// The client fell silent in the middle of its body (408).
     RequestTimeout,
-    /// The client broke off in the middle of its body. Nobody reads the answer.
-    ClientGone,
+    /// The body is malformed, or the client broke off in the middle of it and reads no answer (400).
+    BodyBroken,
     /// No connection to the service (502).
     UpstreamUnreachable,
     /// The service gave no valid answer (502).
@@ -46,7 +46,11 @@ impl Failure {
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
-            Self::ClientGone => "client_gone",
+            Self::BodyBroken => "body_broken",
+            Self::BodyBroken => (
+                StatusCode::BAD_REQUEST,
+                "The body is malformed or broke off.",
+            ),
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -78,7 +82,7 @@ impl Failure {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "The body is larger than is allowed.",
             ),
-            Self::RequestTimeout | Self::ClientGone => (
+            Self::RequestTimeout => (
                 StatusCode::REQUEST_TIMEOUT,
                 "The body did not arrive in time.",
             ),
@@ -112,7 +116,7 @@ impl Failure {
                 | Self::PathAmbiguous
                 | Self::BodyTooLarge
                 | Self::RequestTimeout
-                | Self::ClientGone
+                | Self::BodyBroken
         )
     }
 }

@@ -325,7 +325,7 @@ impl Exchange<'_> {
             None => failure,
             Some(BodyFault::TooLarge) => Failure::BodyTooLarge,
             Some(BodyFault::Silent) => Failure::RequestTimeout,
-            Some(BodyFault::Broken) => Failure::ClientGone,
+            Some(BodyFault::Broken) => Failure::BodyBroken,
         })?;
         let took = began.elapsed();
         self.record.upstream = Some(took);

@@ -119,13 +119,13 @@ pub(super) fn rewrite(parts: &mut Parts, outgoing: &Outgoing<'_>) -> Result<(), 
     forwarded::write(headers, outgoing.peer, outgoing.authority, "http");
     parts.uri = target(parts, query.as_deref(), outgoing)?;
     let headers = &mut parts.headers;
-    match outgoing.authority {
-        Some(authority) if !outgoing.http2 => {
-            headers.insert(HOST, authority.clone());
-        }
-        Some(_) | None => {
-            headers.remove(HOST);
-        }
+    if outgoing.http2 {
+        headers.remove(HOST);
+    } else {
+        // HTTP/1.0 needs no host, but the HTTP/1.1 that we speak does: an empty one says that there was none
+        // (RFC 9112 section 3.2).
+        let none = HeaderValue::from_static("");
+        headers.insert(HOST, outgoing.authority.cloned().unwrap_or(none));
     }
     parts.version = if outgoing.http2 {
         Version::HTTP_2
