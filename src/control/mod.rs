@@ -1,1 +1,4 @@
-//! (control)
+//! The background tasks and their I/O: what writes the tables that requests read, and what operators talk to.
+
+pub mod admin;
+pub mod denylist;

@@ -1,0 +1,434 @@
+//! The endpoints: path and method, then who calls, then what they ask.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use serde_json::{Map, Value, json};
+
+use super::Admin;
+use super::answer::{Answer, json_answer, text_answer};
+use super::auth::Caller;
+use super::problem::Problem;
+use crate::base::limits::TOKEN_BYTES_MAX;
+use crate::config::settings::Role;
+use crate::control::denylist::{Order, Origin, Outcome, Query, Record, RuleId, Way};
+use crate::denylist::Kind;
+
+/// Largest body, in bytes: 10,000 rules with names of usual length, or a thousand raw tokens.
+const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// A body must be whole after this: 4 MiB over a line of 4 Mbit/s.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Rules on one page of the list.
+const PAGE_DEFAULT: usize = 100;
+
+/// Most rules on one page: about half a megabyte.
+const PAGE_MAX: usize = 1000;
+
+const JSON: &str = "application/json";
+
+/// The text format of Prometheus.
+const METRICS: &str = "text/plain; version=0.0.4";
+
+/// What a path names.
+enum Endpoint<'a> {
+    Live,
+    Ready,
+    Metrics,
+    Status,
+    Rules,
+    Rule(&'a str),
+    Check,
+}
+
+impl<'a> Endpoint<'a> {
+    fn find(path: &'a str) -> Option<Self> {
+        Some(match path {
+            "/live" => Self::Live,
+            "/ready" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/v1/status" => Self::Status,
+            "/v1/revocations" => Self::Rules,
+            "/v1/check" => Self::Check,
+            _ => Self::Rule(path.strip_prefix("/v1/revocations/")?),
+        })
+    }
+
+    const fn allow(&self) -> &'static str {
+        match self {
+            Self::Live | Self::Ready | Self::Metrics | Self::Status => "GET, HEAD",
+            Self::Rules => "GET, HEAD, POST",
+            Self::Rule(_) => "GET, HEAD, DELETE",
+            Self::Check => "POST",
+        }
+    }
+}
+
+/// Answers one request.
+pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Problem> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    // Strangers do not learn which paths there are.
+    let caller = if path.starts_with("/v1/") {
+        Some(admin.callers.identify(&head.headers)?)
+    } else {
+        None
+    };
+    let endpoint = Endpoint::find(path).ok_or_else(Problem::not_found)?;
+    let method = if head.method == Method::HEAD {
+        &Method::GET
+    } else {
+        &head.method
+    };
+    if !endpoint
+        .allow()
+        .split(", ")
+        .any(|allowed| allowed == method.as_str())
+    {
+        return Err(Problem::method_not_allowed(endpoint.allow()));
+    }
+    let Some(caller) = caller else {
+        return Ok(admin.open(&endpoint));
+    };
+    match endpoint {
+        Endpoint::Status => {
+            caller.require(Role::Read)?;
+            Ok(ok(&admin.status()))
+        }
+        Endpoint::Rules if method == Method::POST => {
+            admin.revoke(caller, &head.headers, body).await
+        }
+        Endpoint::Rules => {
+            caller.require(Role::Read)?;
+            admin.list(head.uri.query().unwrap_or_default()).await
+        }
+        Endpoint::Rule(id) if method == Method::DELETE => {
+            caller.require(Role::Security)?;
+            admin.lift(caller, id).await
+        }
+        Endpoint::Rule(id) => {
+            caller.require(Role::Read)?;
+            admin.rule(id).await
+        }
+        Endpoint::Check => {
+            caller.require(Role::Read)?;
+            admin.check(&head.headers, body).await
+        }
+        Endpoint::Live | Endpoint::Ready | Endpoint::Metrics => Ok(admin.open(&endpoint)),
+    }
+}
+
+impl Admin {
+    /// What needs no credential.
+    fn open(&self, endpoint: &Endpoint<'_>) -> Answer {
+        match endpoint {
+            Endpoint::Metrics => text_answer(StatusCode::OK, METRICS, (self.views.metrics)()),
+            Endpoint::Ready => {
+                let readiness = (self.views.readiness)();
+                let conditions: Vec<Value> = readiness
+                    .conditions
+                    .iter()
+                    .map(|condition| json!({"name": condition.name, "holds": condition.holds}))
+                    .collect();
+                let ready = readiness.holds();
+                let status = if ready {
+                    StatusCode::OK
+                } else {
+                    StatusCode::SERVICE_UNAVAILABLE
+                };
+                let body = json!({"ready": ready, "conditions": conditions});
+                json_answer(status, JSON, &body)
+            }
+            Endpoint::Live
+            | Endpoint::Status
+            | Endpoint::Rules
+            | Endpoint::Rule(_)
+            | Endpoint::Check => ok(&json!({"live": true})),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let index = self.revocations.index();
+        let mut entries = Map::new();
+        for kind in Kind::ALL {
+            entries.insert(kind.as_str().into(), index.entries(kind).into());
+        }
+        let total: usize = Kind::ALL.iter().map(|&kind| index.entries(kind)).sum();
+        let mut status = (self.views.status)();
+        for (name, value) in [
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            (
+                "uptime_s",
+                self.clock.now().since(self.started).as_secs().into(),
+            ),
+            ("ready", (self.views.readiness)().holds().into()),
+            (
+                "denylist",
+                json!({
+                    "entries": entries,
+                    "entries_total": total,
+                    "entries_max": self.revocations.entries_max(),
+                    "bytes": index.bytes(),
+                    "epoch": index.epoch(),
+                    "durable": false,
+                }),
+            ),
+        ] {
+            status.insert(name.into(), value);
+        }
+        status.into()
+    }
+
+    async fn revoke(
+        &self,
+        caller: &Caller,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Answer, Problem> {
+        if !caller.has(Role::Security) {
+            caller.require(Role::Revoke)?;
+        }
+        let body = read_body(headers, body).await?;
+        let revocations = self.revocations.clone();
+        // Thousands of tokens may have to be parsed: not on the threads that answer probes.
+        let orders = tokio::task::spawn_blocking(move || {
+            let body = parse(&body)?;
+            Ok::<_, Problem>(revocations.read(&body)?)
+        })
+        .await
+        .map_err(|_| {
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "reading the body failed; nothing was written",
+            )
+        })??;
+        for order in &orders {
+            caller.require(role_for(order))?;
+        }
+        let outcomes = self.revocations.revoke(orders, origin(caller)).await?;
+        let rules: Vec<Value> = outcomes.iter().map(outcome).collect();
+        Ok(ok(&json!({"rules": rules})))
+    }
+
+    async fn list(&self, query: &str) -> Result<Answer, Problem> {
+        let page = self.revocations.list(list_query(query)?).await?;
+        let rules: Vec<Value> = page.records.iter().map(record).collect();
+        let next = page.next.map(|id| id.to_string());
+        Ok(ok(&json!({"rules": rules, "next": next})))
+    }
+
+    async fn rule(&self, id: &str) -> Result<Answer, Problem> {
+        let id = RuleId::parse(id).ok_or_else(Problem::not_found)?;
+        let found = self.revocations.record(id).await?;
+        Ok(ok(&record(&found.ok_or_else(Problem::not_found)?)))
+    }
+
+    async fn lift(&self, caller: &Caller, id: &str) -> Result<Answer, Problem> {
+        let id = RuleId::parse(id).ok_or_else(Problem::not_found)?;
+        let rest = self.revocations.lift(id, origin(caller)).await?;
+        let rest = rest.as_ref().map(record);
+        Ok(ok(&json!({"lifted": id.to_string(), "remaining": rest})))
+    }
+
+    async fn check(&self, headers: &HeaderMap, body: Incoming) -> Result<Answer, Problem> {
+        let body = parse(&read_body(headers, body).await?)?;
+        let token = match &body {
+            Value::Object(members) if members.len() == 1 => {
+                members.get("token").and_then(Value::as_str)
+            }
+            _ => None,
+        };
+        let fault = |message: String| {
+            Problem::invalid(
+                "the body has faults",
+                vec![json!({"pointer": "/token", "message": message})],
+            )
+        };
+        let token = token
+            .filter(|token| token.len() <= TOKEN_BYTES_MAX)
+            .ok_or_else(|| {
+                fault(format!(
+                    "write {{\"token\": \"…\"}} with a token of at most {TOKEN_BYTES_MAX} bytes, and nothing else"
+                ))
+            })?;
+        let keys = self
+            .revocations
+            .identify(token)
+            .map_err(|cause| fault(cause.to_string()))?;
+        let verdict = self.revocations.check(keys).await?;
+        let rules: Vec<Value> = verdict.denied_by.iter().map(record).collect();
+        Ok(ok(&json!({"denied": !rules.is_empty(), "rules": rules})))
+    }
+}
+
+fn ok(body: &Value) -> Answer {
+    json_answer(StatusCode::OK, JSON, body)
+}
+
+fn origin(caller: &Caller) -> Origin {
+    Origin {
+        by: caller.name.clone(),
+        way: Way::AdminApi,
+    }
+}
+
+/// A slip with a client, a key or an issuer is an outage.
+const fn role_for(order: &Order) -> Role {
+    match order.id.kind {
+        Kind::Token | Kind::Session | Kind::User => Role::Revoke,
+        Kind::Client | Kind::Key | Kind::Issuer => Role::Security,
+    }
+}
+
+/// A rule's members that every answer shows. `cutoff` null: whenever issued; `until` null: until lifted.
+fn rule_members(record: &Record) -> Value {
+    let span = record.span();
+    json!({
+        "id": record.id.to_string(),
+        "kind": record.id.kind.as_str(),
+        "iss": *record.issuer,
+        "value": record.value,
+        "cutoff": span.cutoff.instant().map(|at| at.0),
+        "until": span.until.instant().map(|at| at.0),
+        "standing": record.is_standing(),
+    })
+}
+
+fn record(record: &Record) -> Value {
+    let mut members = rule_members(record);
+    members["reason"] = record.reason.as_deref().into();
+    members["by"] = (*record.by).into();
+    members["at"] = record.at.0.into();
+    members
+}
+
+/// A rule lives in the memory of this one gateway.
+fn outcome(outcome: &Outcome) -> Value {
+    let mut members = rule_members(&outcome.record);
+    members["created"] = outcome.created.into();
+    if outcome.dry_run {
+        members["dry_run"] = true.into();
+    } else {
+        members["durable"] = false.into();
+        members["applied"] = json!({"gateways": 1, "of": 1});
+    }
+    members
+}
+
+/// The query of the list: `limit`, `cursor`, `kind`, `iss`, `value`, each at most once.
+fn list_query(query: &str) -> Result<Query, Problem> {
+    let mut wanted = Query {
+        limit: PAGE_DEFAULT,
+        ..Query::default()
+    };
+    let mut faults = vec![];
+    let mut seen = vec![];
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let message = if seen.contains(&name) {
+            Some("is there twice; write it once")
+        } else {
+            match &*name {
+                "limit" => match value.parse() {
+                    Ok(limit @ 1..=PAGE_MAX) => {
+                        wanted.limit = limit;
+                        None
+                    }
+                    _ => Some("is no number of rules; write 1 to 1000"),
+                },
+                "cursor" => {
+                    wanted.after = RuleId::parse(&value);
+                    wanted
+                        .after
+                        .is_none()
+                        .then_some("is no cursor; write the \"next\" of the page before")
+                }
+                "kind" => {
+                    wanted.kind = Kind::parse(&value);
+                    wanted
+                        .kind
+                        .is_none()
+                        .then_some("is no kind; write token, session, user, client, key or issuer")
+                }
+                "iss" => {
+                    wanted.issuer = Some(value.into_owned());
+                    None
+                }
+                "value" => {
+                    wanted.value = Some(value.into_owned());
+                    None
+                }
+                _ => Some("is unknown; known are limit, cursor, kind, iss, value"),
+            }
+        };
+        if let Some(message) = message {
+            faults.push(json!({"parameter": name, "message": message}));
+        }
+        seen.push(name);
+    }
+    if faults.is_empty() {
+        Ok(wanted)
+    } else {
+        Err(Problem::invalid("the query has faults", faults))
+    }
+}
+
+/// The whole body, if it says to be JSON.
+async fn read_body(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem> {
+    let is_json = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case(JSON));
+    if !is_json {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "write JSON, and say so: Content-Type: application/json",
+        ));
+    }
+    let too_large = || {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            "a body has at most 4 MiB; send the rest after",
+        )
+    };
+    if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let body = Limited::new(body, BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "body_incomplete",
+            "the body ended early",
+        )),
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "the body did not come in time",
+        )),
+    }
+}
+
+fn parse(body: &[u8]) -> Result<Value, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_json",
+            format!(
+                "the body is no JSON: line {}, column {}",
+                error.line(),
+                error.column()
+            ),
+        )
+    })
+}

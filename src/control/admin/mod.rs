@@ -1,0 +1,100 @@
+//! The admin API: health, metrics, status and revocations over HTTP/1.1, on a listener of its own.
+//! `docs/admin-api.md` shows every endpoint.
+
+mod answer;
+mod api;
+mod auth;
+mod problem;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use self::auth::Callers;
+use super::denylist::Revocations;
+use crate::base::clock::{Clock, UnixSeconds};
+use crate::config::settings;
+
+pub use self::server::serve;
+
+/// Whether the gateway can serve, and what it waits for if not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// All must hold.
+    pub conditions: Vec<Condition>,
+}
+
+impl Readiness {
+    /// Whether every condition holds.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.conditions.iter().all(|condition| condition.holds)
+    }
+}
+
+/// One thing that must be there before the gateway is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// For people, such as `keys of shop`.
+    pub name: Cow<'static, str>,
+    /// Whether it is there.
+    pub holds: bool,
+}
+
+/// What the admin API shows of the rest of the gateway, asked anew for each request.
+#[derive(Clone)]
+pub struct Views {
+    /// `/ready`
+    pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// `/metrics`, in the text format of Prometheus.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// More members of `/v1/status`.
+    pub status: Arc<dyn Fn() -> Map<String, Value> + Send + Sync>,
+}
+
+impl fmt::Debug for Views {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Views { .. }")
+    }
+}
+
+/// Answers the requests of the admin API.
+pub struct Admin {
+    callers: Callers,
+    revocations: Revocations,
+    views: Views,
+    clock: Clock,
+    started: UnixSeconds,
+}
+
+impl Admin {
+    /// The API for these callers. Counts the uptime from here.
+    #[must_use]
+    pub fn new(
+        settings: settings::Admin,
+        revocations: Revocations,
+        views: Views,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            callers: Callers::new(settings.tokens),
+            revocations,
+            views,
+            started: clock.now(),
+            clock,
+        }
+    }
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("revocations", &self.revocations)
+            .finish_non_exhaustive()
+    }
+}

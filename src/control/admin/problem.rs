@@ -1,0 +1,151 @@
+//! What went wrong, as `application/problem+json` (RFC 9457) with a stable `code`.
+
+use std::borrow::Cow;
+
+use http::header::{ALLOW, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::{Value, json};
+
+use super::answer::{Answer, json_answer};
+use crate::control::denylist::{Fault, Faults, LiftError, RevokeError, Stopped};
+
+/// An answer that is an error. Programs read `code`, people `detail`.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: Cow<'static, str>,
+    /// Each with its place.
+    faults: Vec<Value>,
+    /// Faults beyond those told.
+    untold: usize,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub(super) fn new(
+        status: StatusCode,
+        code: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            faults: vec![],
+            untold: 0,
+            header: None,
+        }
+    }
+
+    /// No credential, or one that is not known (RFC 6750 section 3).
+    pub(super) fn unauthenticated(challenge: &'static str) -> Self {
+        let problem = Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            "send the secret of one of the [[admin.tokens]] as Authorization: Bearer …",
+        );
+        problem.with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+
+    /// A known caller that may not do this.
+    pub(super) fn forbidden(role: &'static str, challenge: &'static str) -> Self {
+        let detail = format!("the caller's token needs the role \"{role}\" for this");
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+            .with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here")
+    }
+
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this path takes {allow}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+            .with(ALLOW, HeaderValue::from_static(allow))
+    }
+
+    /// Faults of the query or of a body, each with its place.
+    pub(super) fn invalid(detail: &'static str, faults: Vec<Value>) -> Self {
+        Self {
+            faults,
+            ..Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
+        }
+    }
+
+    fn with(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self {
+            header: Some((name, value)),
+            ..self
+        }
+    }
+
+    pub(super) fn into_answer(self) -> Answer {
+        let mut body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if !self.faults.is_empty() {
+            body["faults"] = self.faults.into();
+            if self.untold > 0 {
+                body["faults_untold"] = self.untold.into();
+            }
+        }
+        let mut answer = json_answer(self.status, "application/problem+json", &body);
+        if let Some((name, value)) = self.header {
+            answer.headers_mut().insert(name, value);
+        }
+        answer
+    }
+}
+
+impl From<Faults> for Problem {
+    fn from(faults: Faults) -> Self {
+        let member = |fault: Fault| json!({"pointer": fault.pointer, "message": fault.message});
+        Self {
+            untold: faults.untold,
+            ..Self::invalid(
+                "the body has faults; nothing was written",
+                faults.told.into_iter().map(member).collect(),
+            )
+        }
+    }
+}
+
+impl From<Stopped> for Problem {
+    fn from(stopped: Stopped) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopping",
+            stopped.to_string(),
+        )
+    }
+}
+
+impl From<RevokeError> for Problem {
+    fn from(error: RevokeError) -> Self {
+        match error {
+            RevokeError::Full(full) => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "denylist_full",
+                format!("{full}; nothing was written"),
+            ),
+            RevokeError::Stopped(stopped) => stopped.into(),
+        }
+    }
+}
+
+impl From<LiftError> for Problem {
+    fn from(error: LiftError) -> Self {
+        match error {
+            LiftError::Unknown => Self::not_found(),
+            LiftError::NotStanding => {
+                Self::new(StatusCode::CONFLICT, "not_standing", error.to_string())
+            }
+            LiftError::Stopped(stopped) => stopped.into(),
+        }
+    }
+}

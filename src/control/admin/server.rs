@@ -1,0 +1,140 @@
+//! The listener of the admin API: HTTP/1.1, with a bound on everything that a caller can hold on to.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::answer::Answer;
+use super::problem::Problem;
+use super::{Admin, api};
+
+/// Most connections at once; more wait in the listener's queue. Operators, a scraper, probes: a dozen.
+const CONNECTIONS_MAX: usize = 128;
+
+/// A head must be whole after this, and a kept connection must send its next one. Frees the place of silent callers; probes come every 10 s.
+const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+
+/// From the end of the head to the answer.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A connection that is older ends after its current request, so that nobody holds a place by reading slowly.
+const CONNECTION_LIFE: Duration = Duration::from_mins(10);
+
+/// What a connection may take to end after it was asked to.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Longest head, in bytes.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Most header lines.
+const HEADERS_MAX: usize = 64;
+
+/// After the system refused to accept (too many files), so that the refusal is not asked for in a loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the admin API until shutdown. Returns when the last connection has ended.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: CancellationToken) {
+    serve_at_most(CONNECTIONS_MAX, listener, admin, shutdown).await;
+}
+
+pub(super) async fn serve_at_most(
+    connections_max: usize,
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    shutdown: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(connections_max));
+    let connections = TaskTracker::new();
+    while let Some((stream, place)) = shutdown
+        .run_until_cancelled(accept(&listener, &places))
+        .await
+    {
+        connections.spawn(connection(
+            stream,
+            Arc::clone(&admin),
+            shutdown.clone(),
+            place,
+        ));
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    let place = Arc::clone(places)
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => {
+                tracing::warn!(%error, "the admin listener cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    admin: Arc<Admin>,
+    shutdown: CancellationToken,
+    _place: OwnedSemaphorePermit,
+) {
+    // Answers are written whole; waiting for more would only delay them. Without it they still arrive.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request| {
+        let admin = Arc::clone(&admin);
+        async move { Ok::<_, Infallible>(answer(&admin, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "a connection of the admin API ended early");
+            }
+            return;
+        }
+        () = shutdown.cancelled() => {}
+        () = tokio::time::sleep(CONNECTION_LIFE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    if tokio::time::timeout(GOODBYE, connection).await.is_err() {
+        tracing::debug!("a connection of the admin API was cut");
+    }
+}
+
+async fn answer(admin: &Admin, request: Request<Incoming>) -> Answer {
+    match tokio::time::timeout(REQUEST_DEADLINE, api::answer(admin, request)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(problem)) => problem.into_answer(),
+        Err(_) => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "deadline",
+            "no answer in time; what was asked may or may not have happened, and asking again does no harm",
+        )
+        .into_answer(),
+    }
+}

@@ -1,0 +1,17 @@
+//! The one writer of the denylist, and what its rules mean to people: who revoked what, why, and until when. Requests
+//! never come here; they read the index of `denylist/`.
+//!
+//! A revocation is computed by [`Order`], written by [`Writer`] (a task of the control runtime), and asked for through
+//! [`Revocations`]. HTTP is left to `control/admin`.
+
+mod order;
+mod record;
+mod request;
+mod service;
+mod writer;
+
+pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Tokens};
+pub use record::{Origin, Outcome, Record, RuleId, Way};
+pub use request::{Fault, Faults};
+pub use service::{Parts, Revocations, revocations};
+pub use writer::{LiftError, Page, Query, RevokeError, Stopped, Verdict, Writer};

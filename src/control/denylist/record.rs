@@ -1,0 +1,190 @@
+//! What a rule means to people: whose, what, why, by whom.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::order::Order;
+use crate::base::clock::UnixSeconds;
+use crate::denylist::{Cutoff, Fingerprint, Kind, Span, Until};
+
+/// Names a rule in the admin API: `user-0123456789abcdef0123456789abcdef`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId {
+    /// First, so that the records of one shard of the index lie together.
+    pub fingerprint: Fingerprint,
+    /// What is revoked.
+    pub kind: Kind,
+}
+
+impl RuleId {
+    /// Reads what `Display` wrote, and no other spelling of it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, hex) = text.split_once('-')?;
+        let id = Self {
+            kind: Kind::parse(kind)?,
+            fingerprint: Fingerprint::from_bits(u128::from_str_radix(hex, 16).ok()?),
+        };
+        (id.to_string() == text).then_some(id)
+    }
+}
+
+impl fmt::Display for RuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:032x}", self.kind, self.fingerprint.bits())
+    }
+}
+
+/// Who asked for a revocation, and by which way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The caller's name in the configuration.
+    pub by: Arc<str>,
+    /// The way in.
+    pub way: Way,
+}
+
+/// The ways in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `POST` and `DELETE` of `/v1/revocations`.
+    AdminApi,
+}
+
+impl Way {
+    /// The way's word in the audit line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AdminApi => "admin_api",
+        }
+    }
+}
+
+/// One rule as people see it. About 200 bytes, beside the 31 of the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The rule's key.
+    pub id: RuleId,
+    /// Whose token, session, user …
+    pub issuer: Arc<str>,
+    /// Which one. None for a whole issuer.
+    pub value: Option<Box<str>>,
+    /// The part that ends by itself and cannot be taken back.
+    ending: Option<Span>,
+    /// The part that stays until it is lifted.
+    standing: Option<Cutoff>,
+    /// Why it was last changed, if somebody said it.
+    pub reason: Option<Box<str>>,
+    /// Who last changed it.
+    pub by: Arc<str>,
+    /// When it was last changed.
+    pub at: UnixSeconds,
+}
+
+impl Record {
+    pub(super) fn new(order: &Order, origin: &Origin, now: UnixSeconds) -> Self {
+        let mut record = Self {
+            id: order.id,
+            issuer: Arc::clone(&order.issuer),
+            value: order.value.clone(),
+            ending: None,
+            standing: None,
+            reason: order.reason.clone(),
+            by: Arc::clone(&origin.by),
+            at: now,
+        };
+        record.add(order);
+        record
+    }
+
+    /// Merges one more order into the rule. What changes nothing leaves no trace.
+    pub(super) fn merge(&mut self, order: &Order, origin: &Origin, now: UnixSeconds) {
+        let before = (self.ending, self.standing);
+        self.add(order);
+        if before != (self.ending, self.standing) {
+            self.reason = order.reason.clone().or(self.reason.take());
+            self.by = Arc::clone(&origin.by);
+            self.at = now;
+        }
+    }
+
+    fn add(&mut self, order: &Order) {
+        if order.is_standing() {
+            self.standing = self.standing.max(Some(order.span.cutoff));
+        } else {
+            self.ending = Some(
+                self.ending
+                    .map_or(order.span, |span| span.merge(order.span)),
+            );
+        }
+    }
+
+    /// Whether part of it stays until it is lifted.
+    #[must_use]
+    pub const fn is_standing(&self) -> bool {
+        self.standing.is_some()
+    }
+
+    /// The rule as requests see it: both parts at once.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        let standing = self.standing.map(|cutoff| Span {
+            cutoff,
+            until: Until::LIFTED,
+        });
+        match (self.ending, standing) {
+            (Some(ending), Some(standing)) => ending.merge(standing),
+            (Some(span), None) | (None, Some(span)) => span,
+            (None, None) => unreachable!("a record starts with an order"),
+        }
+    }
+
+    /// What is left when the standing part is lifted at `now`.
+    pub(super) fn without_standing(&self, now: UnixSeconds) -> Option<Self> {
+        let ending = self.ending.filter(|span| !span.until.is_over(now))?;
+        Some(Self {
+            ending: Some(ending),
+            standing: None,
+            ..self.clone()
+        })
+    }
+}
+
+/// What became of one order.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The rule as it now is, or would be.
+    pub record: Record,
+    /// Whether there was no rule with this key before.
+    pub created: bool,
+    /// Nothing was written.
+    pub dry_run: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_in_one_spelling_only() {
+        let id = RuleId {
+            fingerprint: Fingerprint::from_bits(0xab),
+            kind: Kind::Session,
+        };
+        let text = "session-000000000000000000000000000000ab";
+        assert_eq!(id.to_string(), text);
+        assert_eq!(RuleId::parse(text), Some(id));
+        for wrong in [
+            "",
+            "session",
+            "session-ab",
+            "session-000000000000000000000000000000AB",
+            "session-+00000000000000000000000000000ab",
+            "sessions-000000000000000000000000000000ab",
+            "session-0000000000000000000000000000000ab",
+        ] {
+            assert_eq!(RuleId::parse(wrong), None, "{wrong}");
+        }
+    }
+}

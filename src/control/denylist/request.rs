@@ -1,0 +1,649 @@
+//! The body of `POST /v1/revocations` → orders. Every fault of the body is found at once, each with its place as a
+//! JSON Pointer (RFC 6901) and what to write instead.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::order::{Issuers, Order, Tokens};
+use crate::base::clock::UnixSeconds;
+use crate::base::limits::{ID_BYTES_MAX, KID_BYTES_MAX, TOKEN_BYTES_MAX};
+use crate::denylist::{Fingerprinter, Kind};
+
+/// Most rules of one body: a second of work for the writer at the very most, and below the body's 4 MiB.
+const RULES_MAX: usize = 10_000;
+
+/// Longest reason, in bytes. It is kept with the rule.
+const REASON_BYTES_MAX: usize = 512;
+
+/// Most faults that are told. A program that makes the same mistake 10,000 times needs no 10,000 lines.
+const FAULTS_MAX: usize = 100;
+
+/// How far `issued_before` may lie ahead: the largest leeway. Milliseconds for seconds would lock everybody out for ages.
+const AHEAD_MAX: Duration = Duration::from_mins(5);
+
+/// Longest member name repeated in a fault, in characters.
+const NAME_CHARS_MAX: usize = 64;
+
+/// The members that name what is revoked, and the longest value of each.
+const NAMES: [(&str, Kind, usize); 5] = [
+    ("jti", Kind::Token, ID_BYTES_MAX),
+    ("sid", Kind::Session, ID_BYTES_MAX),
+    ("sub", Kind::User, ID_BYTES_MAX),
+    ("client_id", Kind::Client, ID_BYTES_MAX),
+    ("kid", Kind::Key, KID_BYTES_MAX),
+];
+
+const RULE_MEMBERS: [&str; 13] = [
+    "token",
+    "iss",
+    "jti",
+    "sid",
+    "sub",
+    "client_id",
+    "kid",
+    "issued_before",
+    "except_sid",
+    "reason",
+    "wait",
+    "dry_run",
+    "standing",
+];
+
+const BATCH_MEMBERS: [&str; 4] = ["rules", "reason", "wait", "dry_run"];
+
+/// One thing that is wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// JSON Pointer to the member.
+    pub pointer: String,
+    /// What is wrong, and what to write.
+    pub message: Cow<'static, str>,
+}
+
+/// Everything that is wrong with a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// The first hundred.
+    pub told: Vec<Fault>,
+    /// How many more there are.
+    pub untold: usize,
+}
+
+impl Faults {
+    fn add(&mut self, pointer: String, message: impl Into<Cow<'static, str>>) {
+        if self.told.len() < FAULTS_MAX {
+            self.told.push(Fault {
+                pointer,
+                message: message.into(),
+            });
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.told.len() + self.untold
+    }
+}
+
+/// What reading a body needs to know.
+pub(super) struct Context<'a> {
+    pub(super) issuers: &'a Issuers,
+    pub(super) tokens: &'a dyn Tokens,
+    pub(super) fingerprinter: Fingerprinter,
+    pub(super) now: UnixSeconds,
+}
+
+/// Reads one rule, or `{"rules": [ … ]}`.
+pub(super) fn orders(body: &Value, context: &Context<'_>) -> Result<Vec<Order>, Faults> {
+    let mut faults = Faults::default();
+    let orders = match body {
+        Value::Object(members) if members.contains_key("rules") => {
+            batch(members, context, &mut faults)
+        }
+        Value::Object(members) => rule(members, String::new(), context, &mut faults)
+            .into_iter()
+            .collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            faults.add(
+                String::new(),
+                "is no object; write one rule or {\"rules\": [ … ]}",
+            );
+            vec![]
+        }
+    };
+    if faults.count() == 0 {
+        Ok(orders)
+    } else {
+        Err(faults)
+    }
+}
+
+fn batch(members: &Map<String, Value>, context: &Context<'_>, faults: &mut Faults) -> Vec<Order> {
+    let mut of_all = Members {
+        members,
+        place: String::new(),
+        faults,
+    };
+    of_all.known(&BATCH_MEMBERS);
+    of_all.wait();
+    let reason = of_all.reason();
+    let dry_run = of_all.flag("dry_run");
+    let rules = match members.get("rules") {
+        Some(Value::Array(rules)) if rules.is_empty() => {
+            faults.add("/rules".into(), "is empty; write at least one rule");
+            return vec![];
+        }
+        Some(Value::Array(rules)) if rules.len() <= RULES_MAX => rules,
+        Some(Value::Array(_)) => {
+            faults.add(
+                "/rules".into(),
+                format!("has too many rules; write at most {RULES_MAX} and send the rest after"),
+            );
+            return vec![];
+        }
+        _ => {
+            faults.add("/rules".into(), "is no array; write a list of rules");
+            return vec![];
+        }
+    };
+    let mut orders = Vec::with_capacity(rules.len());
+    for (number, value) in rules.iter().enumerate() {
+        let place = format!("/rules/{number}");
+        let Value::Object(members) = value else {
+            faults.add(place, "is no object; write a rule");
+            continue;
+        };
+        if let Some(mut order) = rule(members, place, context, faults) {
+            order.reason = order.reason.or_else(|| reason.clone());
+            order.dry_run |= dry_run;
+            orders.push(order);
+        }
+    }
+    orders
+}
+
+fn rule(
+    members: &Map<String, Value>,
+    place: String,
+    context: &Context<'_>,
+    faults: &mut Faults,
+) -> Option<Order> {
+    let before = faults.count();
+    let mut rule = Members {
+        members,
+        place,
+        faults,
+    };
+    rule.known(&RULE_MEMBERS);
+    rule.wait();
+    let reason = rule.reason();
+    let dry_run = rule.flag("dry_run");
+    let standing = rule.flag("standing");
+    let issued_before = rule.issued_before(context.now);
+    if rule.has("except_sid") {
+        rule.fault(
+            "except_sid",
+            "is not supported yet; revoke the sessions by \"sid\", or the whole \"sub\"",
+        );
+    }
+    let order = if rule.has("token") {
+        by_token(&mut rule, context)
+    } else {
+        by_name(&mut rule, issued_before, standing, context)
+    };
+    if faults.count() > before {
+        return None;
+    }
+    order.map(|order| Order {
+        reason,
+        dry_run,
+        ..order
+    })
+}
+
+fn by_token(rule: &mut Members<'_>, context: &Context<'_>) -> Option<Order> {
+    for name in ["iss", "issued_before", "standing"]
+        .into_iter()
+        .chain(NAMES.map(|(name, ..)| name))
+    {
+        if rule.has(name) {
+            rule.fault(
+                name,
+                "does not go with \"token\", which says everything itself; leave it out",
+            );
+        }
+    }
+    let raw = rule.text("token", TOKEN_BYTES_MAX)?;
+    let token = match context.tokens.identify(raw) {
+        Ok(token) => token,
+        Err(fault) => {
+            rule.fault("token", fault.to_string());
+            return None;
+        }
+    };
+    let Some(issuer) = context.issuers.find(&token.issuer) else {
+        rule.fault("token", "is of an issuer that is not configured here");
+        return None;
+    };
+    Order::token(&token, issuer.leeway)
+}
+
+fn by_name(
+    rule: &mut Members<'_>,
+    issued_before: Option<UnixSeconds>,
+    standing: bool,
+    context: &Context<'_>,
+) -> Option<Order> {
+    let issuer = if rule.has("iss") {
+        let issuer = rule
+            .text("iss", ID_BYTES_MAX)
+            .map(|iss| context.issuers.find(iss));
+        if issuer == Some(None) {
+            rule.fault(
+                "iss",
+                "is not configured here; write the `issuer` of one of the [[issuers]], letter by letter",
+            );
+        }
+        issuer.flatten()
+    } else {
+        rule.fault(
+            "iss",
+            "is missing; write the issuer of what you revoke, or a \"token\" instead of all",
+        );
+        None
+    };
+    let named: Vec<_> = NAMES
+        .into_iter()
+        .filter(|(name, ..)| rule.has(name))
+        .collect();
+    let target = match named.as_slice() {
+        [] => {
+            if !rule.has("issued_before") && !standing {
+                rule.fault_here(
+                    "says not what to revoke; write one of \"jti\", \"sid\", \"sub\", \"client_id\", \"kid\", or \
+                     \"issued_before\" to revoke everything of the issuer until then",
+                );
+            }
+            Some((Kind::Issuer, ""))
+        }
+        [(name, kind, bytes_max)] => {
+            if matches!(kind, Kind::Token | Kind::Session) {
+                for unfit in ["issued_before", "standing"] {
+                    if rule.has(unfit) {
+                        rule.fault(
+                            unfit,
+                            "does not go with \"jti\" and \"sid\", which are revoked whole; leave it out",
+                        );
+                    }
+                }
+            }
+            rule.text(name, *bytes_max).map(|value| (*kind, value))
+        }
+        _ => {
+            rule.fault_here(
+                "says more than one thing to revoke; write one of \"jti\", \"sid\", \"sub\", \"client_id\", \
+                 \"kid\" in each rule",
+            );
+            for (name, _, bytes_max) in named {
+                let _ = rule.text(name, bytes_max);
+            }
+            None
+        }
+    };
+    Some(Order::named(
+        &context.fingerprinter,
+        issuer?,
+        target?,
+        issued_before,
+        standing,
+        context.now,
+    ))
+}
+
+/// The members of one object, and where it stands.
+struct Members<'a> {
+    members: &'a Map<String, Value>,
+    place: String,
+    faults: &'a mut Faults,
+}
+
+impl<'a> Members<'a> {
+    fn has(&self, name: &str) -> bool {
+        self.members.contains_key(name)
+    }
+
+    fn fault(&mut self, name: &str, message: impl Into<Cow<'static, str>>) {
+        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+        let name = name.replace('~', "~0").replace('/', "~1");
+        self.faults.add(format!("{}/{name}", self.place), message);
+    }
+
+    fn fault_here(&mut self, message: &'static str) {
+        self.faults.add(self.place.clone(), message);
+    }
+
+    fn known(&mut self, known: &[&str]) {
+        let members = self.members;
+        for name in members.keys().filter(|name| !known.contains(&&***name)) {
+            self.fault(
+                name,
+                format!("is unknown here; known are {}", known.join(", ")),
+            );
+        }
+    }
+
+    fn text(&mut self, name: &str, bytes_max: usize) -> Option<&'a str> {
+        match self.members.get(name)? {
+            Value::String(text) if text.is_empty() => {
+                self.fault(name, "is empty; write its value");
+                None
+            }
+            Value::String(text) if text.len() <= bytes_max => Some(text),
+            Value::String(_) => {
+                self.fault(
+                    name,
+                    format!("is too long; write at most {bytes_max} bytes"),
+                );
+                None
+            }
+            _ => {
+                self.fault(name, "is no string; write it in quotes");
+                None
+            }
+        }
+    }
+
+    fn reason(&mut self) -> Option<Box<str>> {
+        self.text("reason", REASON_BYTES_MAX).map(Box::from)
+    }
+
+    fn flag(&mut self, name: &str) -> bool {
+        match self.members.get(name) {
+            None => false,
+            Some(Value::Bool(flag)) => *flag,
+            Some(_) => {
+                self.fault(name, "is no boolean; write true or false");
+                false
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        match self.members.get("wait").map(Value::as_str) {
+            None | Some(Some("local")) => {}
+            Some(Some("relay" | "fleet")) => self.fault(
+                "wait",
+                "needs a fleet, and none is configured; write \"local\" or leave it out",
+            ),
+            Some(_) => self.fault("wait", "is unknown; write \"local\" or leave it out"),
+        }
+    }
+
+    fn issued_before(&mut self, now: UnixSeconds) -> Option<UnixSeconds> {
+        let value = self.members.get("issued_before")?;
+        match value.as_u64().map(UnixSeconds) {
+            Some(at) if at <= now.plus(AHEAD_MAX) => Some(at),
+            Some(_) => {
+                self.fault(
+                    "issued_before",
+                    "lies in the future; write whole seconds since 1970, at most now (\"standing\": true also denies \
+                     what is issued later)",
+                );
+                None
+            }
+            None => {
+                self.fault(
+                    "issued_before",
+                    "is no date; write whole seconds since 1970, without quotes",
+                );
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::order::{IdentifiedToken, IdentifyFault, IssuerLife};
+    use super::*;
+    use crate::denylist::{Cutoff, TokenKeys};
+    use crate::token::Claims;
+
+    const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
+
+    /// Knows the token `good`.
+    struct OneToken;
+
+    impl Tokens for OneToken {
+        fn identify(&self, raw: &str) -> Result<IdentifiedToken, IdentifyFault> {
+            let issuer = match raw {
+                "good" => "https://id",
+                "foreign" => "https://foreign",
+                _ => return Err(IdentifyFault::Malformed),
+            };
+            let claims = Claims {
+                issuer: issuer.into(),
+                audiences: vec![],
+                expires: NOW,
+                not_before: None,
+                issued: None,
+                token_id: Some("t1".into()),
+                session_id: None,
+                subject: None,
+                client: None,
+                scopes: vec![],
+                all: Value::Null,
+            };
+            Ok(IdentifiedToken {
+                issuer: issuer.into(),
+                keys: TokenKeys::of(&Fingerprinter::new(&[1; 16]), &claims, None, b"h.p"),
+                token_id: Some("t1".into()),
+                expires: NOW,
+            })
+        }
+    }
+
+    fn read(body: &Value) -> Result<Vec<Order>, Faults> {
+        let issuers: Issuers = [IssuerLife {
+            issuer: Arc::from("https://id"),
+            max_lifetime: Duration::from_hours(1),
+            leeway: Duration::from_secs(30),
+        }]
+        .into_iter()
+        .collect();
+        orders(
+            body,
+            &Context {
+                issuers: &issuers,
+                tokens: &OneToken,
+                fingerprinter: Fingerprinter::new(&[1; 16]),
+                now: NOW,
+            },
+        )
+    }
+
+    #[track_caller]
+    fn good(body: &Value) -> Order {
+        let mut orders = read(body).unwrap();
+        assert_eq!(orders.len(), 1);
+        orders.remove(0)
+    }
+
+    /// The pointers of all faults, in their order.
+    #[track_caller]
+    fn faults(body: &Value, expected: &[&str]) {
+        let faults = read(body).unwrap_err();
+        let pointers: Vec<_> = faults.told.iter().map(|fault| &*fault.pointer).collect();
+        assert_eq!(pointers, expected, "{faults:?}");
+    }
+
+    #[test]
+    fn each_way_of_naming_makes_its_kind() {
+        for (name, kind, _) in NAMES {
+            let order = good(&json!({"iss": "https://id", name: "x"}));
+            assert_eq!((order.id.kind, order.value.as_deref()), (kind, Some("x")));
+        }
+        let order = good(&json!({"iss": "https://id", "issued_before": 5}));
+        assert_eq!((order.id.kind, order.value), (Kind::Issuer, None));
+        let order = good(&json!({"token": "good", "reason": "lost", "dry_run": true}));
+        assert_eq!(
+            (order.id.kind, order.value.as_deref()),
+            (Kind::Token, Some("t1"))
+        );
+        assert_eq!(order.reason.as_deref(), Some("lost"));
+        assert!(order.dry_run);
+        assert_eq!(order.span.until.instant(), Some(UnixSeconds(NOW.0 + 30)));
+    }
+
+    #[test]
+    fn dates_and_standing_are_used() {
+        let order = good(&json!({"iss": "https://id", "sub": "a", "issued_before": 5}));
+        assert_eq!(order.span.cutoff, Cutoff::at(UnixSeconds(5)));
+        let order = good(&json!({"iss": "https://id", "sub": "a", "standing": true}));
+        assert_eq!(order.span.cutoff, Cutoff::ALWAYS);
+        assert!(order.is_standing());
+        assert!(good(&json!({"iss": "https://id", "standing": true})).is_standing());
+        let at_most = NOW.plus(AHEAD_MAX).0;
+        good(&json!({"iss": "https://id", "sub": "a", "issued_before": at_most}));
+    }
+
+    #[test]
+    fn a_batch_hands_its_reason_and_dry_run_down() {
+        let orders = read(
+            &json!({"reason": "all", "dry_run": true, "wait": "local", "rules": [
+                {"iss": "https://id", "sub": "a"},
+                {"iss": "https://id", "sub": "b", "reason": "own"},
+            ]}),
+        )
+        .unwrap();
+        assert_eq!(orders.len(), 2);
+        assert_eq!(orders[0].reason.as_deref(), Some("all"));
+        assert_eq!(orders[1].reason.as_deref(), Some("own"));
+        assert!(orders.iter().all(|order| order.dry_run));
+    }
+
+    #[test]
+    fn each_fault_alone() {
+        let iss = "https://id";
+        for (body, pointer) in [
+            (json!([]), ""),
+            (json!({}), "/iss"),
+            (json!({"sub": "a"}), "/iss"),
+            (json!({"iss": "https://id/", "sub": "a"}), "/iss"),
+            (json!({"iss": 5, "sub": "a"}), "/iss"),
+            (json!({"iss": iss}), ""),
+            (json!({"iss": iss, "sub": "a", "sid": "b"}), ""),
+            (json!({"iss": iss, "sub": ""}), "/sub"),
+            (json!({"iss": iss, "sub": null}), "/sub"),
+            (
+                json!({"iss": iss, "sub": "x".repeat(ID_BYTES_MAX + 1)}),
+                "/sub",
+            ),
+            (
+                json!({"iss": iss, "kid": "x".repeat(KID_BYTES_MAX + 1)}),
+                "/kid",
+            ),
+            (json!({"iss": iss, "sub": "a", "a/b~c": 1}), "/a~1b~0c"),
+            (
+                json!({"iss": iss, "sub": "a", "issued_before": "5"}),
+                "/issued_before",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "issued_before": -5}),
+                "/issued_before",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "issued_before": 1.5}),
+                "/issued_before",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "issued_before": NOW.0 * 1000}),
+                "/issued_before",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "issued_before": NOW.0 + 301}),
+                "/issued_before",
+            ),
+            (
+                json!({"iss": iss, "jti": "a", "issued_before": 5}),
+                "/issued_before",
+            ),
+            (
+                json!({"iss": iss, "sid": "a", "standing": true}),
+                "/standing",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "standing": "yes"}),
+                "/standing",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "except_sid": "s"}),
+                "/except_sid",
+            ),
+            (json!({"iss": iss, "sub": "a", "wait": "fleet"}), "/wait"),
+            (json!({"iss": iss, "sub": "a", "wait": "relay"}), "/wait"),
+            (json!({"iss": iss, "sub": "a", "wait": true}), "/wait"),
+            (json!({"iss": iss, "sub": "a", "dry_run": 1}), "/dry_run"),
+            (
+                json!({"iss": iss, "sub": "a", "reason": "x".repeat(513)}),
+                "/reason",
+            ),
+            (json!({"token": "bad"}), "/token"),
+            (json!({"token": "foreign"}), "/token"),
+            (json!({"token": "x".repeat(TOKEN_BYTES_MAX + 1)}), "/token"),
+            (json!({"token": "good", "iss": iss}), "/iss"),
+            (json!({"token": "good", "jti": "a"}), "/jti"),
+            (json!({"token": "good", "standing": true}), "/standing"),
+            (json!({"rules": []}), "/rules"),
+            (json!({"rules": {}}), "/rules"),
+            (json!({"rules": [7]}), "/rules/0"),
+            (json!({"rules": vec![0; RULES_MAX + 1]}), "/rules"),
+            (
+                json!({"rules": [{"iss": iss, "sub": "a"}], "iss": iss}),
+                "/iss",
+            ),
+            (
+                json!({"rules": [{"iss": iss, "sub": "a"}], "wait": "fleet"}),
+                "/wait",
+            ),
+        ] {
+            let expected: &[&str] = if body == json!({}) {
+                &["/iss", ""]
+            } else {
+                &[pointer]
+            };
+            faults(&body, expected);
+        }
+    }
+
+    #[test]
+    fn all_faults_come_at_once() {
+        faults(
+            &json!({"rules": [
+                {"iss": "https://id", "sub": "a"},
+                {"iss": "nobody", "sub": "", "wait": "fleet"},
+                {"token": "bad", "reason": 1},
+            ]}),
+            &[
+                "/rules/1/wait",
+                "/rules/1/iss",
+                "/rules/1/sub",
+                "/rules/2/reason",
+                "/rules/2/token",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_list_of_faults_is_bounded_and_says_how_many_are_left_out() {
+        let faults = read(&json!({"rules": vec![0; 250]})).unwrap_err();
+        assert_eq!((faults.told.len(), faults.untold), (100, 150));
+    }
+}
