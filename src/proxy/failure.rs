@@ -47,10 +47,6 @@ impl Failure {
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
             Self::BodyBroken => "body_broken",
-            Self::BodyBroken => (
-                StatusCode::BAD_REQUEST,
-                "The body is malformed or broke off.",
-            ),
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -85,6 +81,10 @@ impl Failure {
             Self::RequestTimeout => (
                 StatusCode::REQUEST_TIMEOUT,
                 "The body did not arrive in time.",
+            ),
+            Self::BodyBroken => (
+                StatusCode::BAD_REQUEST,
+                "The body is malformed or broke off.",
             ),
             Self::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "The service cannot be reached.")
