@@ -17,12 +17,12 @@ use super::{build, work};
 use crate::authorize::{Bearer, Issuer, Tables};
 use crate::base::clock::Clock;
 use crate::config::Settings;
-use crate::config::settings::Shutdown;
+use crate::config::settings::{self, Shutdown};
 use crate::control::admin::{Admin, serve};
 use crate::control::denylist::{IssuerLife, Parts, Revocations, revocations};
 use crate::control::jwks::{self, KeySourceError};
-use crate::denylist::{Fingerprinter, index};
-use crate::listener::{Address, ListenError, ListenerMetrics, bind};
+use crate::denylist::{Fingerprinter, Index, index};
+use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
 use crate::proxy::Shared;
 use crate::route::Conflict;
 use crate::telemetry::metrics::Metrics;
@@ -86,22 +86,7 @@ impl Gateway {
         let undo = control.clone().drop_guard();
         let tasks = TaskTracker::new();
         let metrics = Metrics::new();
-        let mut issuers = vec![];
-        for issuer in &settings.issuers {
-            let (keys, refresh, task) = jwks::start(
-                issuer,
-                settings.jwks_cache.as_deref(),
-                clock.clone(),
-                control.clone(),
-            )
-            .map_err(|source| StartError::Keys {
-                issuer: issuer.name.to_string(),
-                source,
-            })?;
-            tasks.spawn(task);
-            issuers.push(build::issuer(issuer, keys, refresh));
-        }
-        let issuers: Arc<[Arc<Issuer>]> = issuers.into();
+        let issuers = start_issuers(&settings, &clock, &tasks, &control)?;
         let plan = build::plan(
             settings.routes,
             settings.upstreams,
@@ -110,26 +95,13 @@ impl Gateway {
         )
         .map_err(StartError::Routes)?;
 
-        let mut salt = [0; 16];
-        getrandom::fill(&mut salt).map_err(StartError::Random)?;
-        let fingerprinter = Fingerprinter::new(&salt);
-        let (denylist, index_writer) = index(settings.denylist.max_entries);
-        let (revocations, writer) = revocations(Parts {
-            index: index_writer,
-            fingerprinter,
-            issuers: issuers
-                .iter()
-                .map(|issuer| IssuerLife::from(&issuer.rules))
-                .collect(),
-            tokens: Arc::new(KnownTokens {
-                issuers: issuers.to_vec(),
-                fingerprinter,
-            }),
-            clock: clock.clone(),
-        });
-        tasks.spawn(writer.run(control.clone()));
-        tracing::warn!("the denylist is in memory only: a restart forgets revocations");
-
+        let (denylist, fingerprinter, revocations) = start_denylist(
+            settings.denylist.max_entries,
+            &issuers,
+            &clock,
+            &tasks,
+            &control,
+        )?;
         let shared = Arc::new(Shared {
             plan: ArcSwap::from_pointee(plan),
             tables: Tables {
@@ -154,34 +126,9 @@ impl Gateway {
             }
         };
 
-        let threads = settings.workers.get();
-        let mut posts: Vec<Vec<Post>> = (0..threads).map(|_| vec![]).collect();
-        let mut addresses = vec![];
-        for options in settings.listeners {
-            let (address, acceptors) = bind(&options, threads)?;
-            tracing::info!(%address, "listening");
-            let metrics = ListenerMetrics {
-                connections: metrics
-                    .connections
-                    .with_label_values(&[&address.to_string()]),
-                faults: metrics.connection_errors.clone(),
-            };
-            for (post, acceptor) in posts.iter_mut().zip(acceptors) {
-                post.push(Post {
-                    acceptor,
-                    options: options.clone(),
-                    metrics: metrics.clone(),
-                });
-            }
-            addresses.push(address);
-        }
         let end = End::default();
-        let threads = posts
-            .into_iter()
-            .enumerate()
-            .map(|(number, posts)| work::start(number, posts, Arc::clone(&shared), end.clone()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(StartError::Thread)?;
+        let (addresses, threads) =
+            start_threads(settings.listeners, settings.workers.get(), &shared, &end)?;
         Ok(Self {
             addresses,
             admin,
@@ -246,8 +193,98 @@ impl Gateway {
     }
 }
 
+/// One task for each issuer, so that a dead one harms no other.
+fn start_issuers(
+    settings: &Settings,
+    clock: &Clock,
+    tasks: &TaskTracker,
+    control: &CancellationToken,
+) -> Result<Arc<[Arc<Issuer>]>, StartError> {
+    let start = |issuer: &settings::Issuer| {
+        let (keys, refresh, task) = jwks::start(
+            issuer,
+            settings.jwks_cache.as_deref(),
+            clock.clone(),
+            control.clone(),
+        )
+        .map_err(|source| StartError::Keys {
+            issuer: issuer.name.to_string(),
+            source,
+        })?;
+        tasks.spawn(task);
+        Ok(build::issuer(issuer, keys, refresh))
+    };
+    settings.issuers.iter().map(start).collect()
+}
+
+fn start_denylist(
+    entries_max: usize,
+    issuers: &[Arc<Issuer>],
+    clock: &Clock,
+    tasks: &TaskTracker,
+    control: &CancellationToken,
+) -> Result<(Arc<Index>, Fingerprinter, Revocations), StartError> {
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).map_err(StartError::Random)?;
+    let fingerprinter = Fingerprinter::new(&salt);
+    let (denylist, index_writer) = index(entries_max);
+    let (revocations, writer) = revocations(Parts {
+        index: index_writer,
+        fingerprinter,
+        issuers: issuers
+            .iter()
+            .map(|issuer| IssuerLife::from(&issuer.rules))
+            .collect(),
+        tokens: Arc::new(KnownTokens {
+            issuers: issuers.to_vec(),
+            fingerprinter,
+        }),
+        clock: clock.clone(),
+    });
+    tasks.spawn(writer.run(control.clone()));
+    tracing::warn!("the denylist is in memory only: a restart forgets revocations");
+    Ok((denylist, fingerprinter, revocations))
+}
+
+/// Every thread has its share of every listener.
+fn start_threads(
+    listeners: Vec<listener::Options>,
+    threads: usize,
+    shared: &Arc<Shared>,
+    end: &End,
+) -> Result<(Vec<Address>, Vec<JoinHandle<()>>), StartError> {
+    let mut posts: Vec<Vec<Post>> = (0..threads).map(|_| vec![]).collect();
+    let mut addresses = vec![];
+    for options in listeners {
+        let (address, acceptors) = bind(&options, threads)?;
+        tracing::info!(%address, "listening");
+        let metrics = ListenerMetrics {
+            connections: shared
+                .metrics
+                .connections
+                .with_label_values(&[&address.to_string()]),
+            faults: shared.metrics.connection_errors.clone(),
+        };
+        for (post, acceptor) in posts.iter_mut().zip(acceptors) {
+            post.push(Post {
+                acceptor,
+                options: options.clone(),
+                metrics: metrics.clone(),
+            });
+        }
+        addresses.push(address);
+    }
+    let threads = posts
+        .into_iter()
+        .enumerate()
+        .map(|(number, posts)| work::start(number, posts, Arc::clone(shared), end.clone()))
+        .collect::<Result<_, _>>()
+        .map_err(StartError::Thread)?;
+    Ok((addresses, threads))
+}
+
 async fn start_admin(
-    settings: crate::config::settings::Admin,
+    settings: settings::Admin,
     revocations: Revocations,
     report: &Report,
     clock: Clock,
