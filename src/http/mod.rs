@@ -1,3 +1,4 @@
 //! HTTP words that front ends share.
 
+pub mod client;
 pub mod cors;
