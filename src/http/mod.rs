@@ -1,5 +1,6 @@
 //! HTTP words that front ends share.
 
+pub mod client;
 pub mod cors;
 pub mod forwarded;
 pub mod headers;

@@ -59,6 +59,7 @@ pub struct KeyStatus {
 }
 
 /// The one writer of a [`KeyTable`].
+#[derive(Debug)]
 pub struct KeyTableWriter {
     table: Arc<KeyTable>,
     tried: watch::Sender<bool>,

@@ -1,0 +1,218 @@
+//! One fetch of a key set: discovery if need be, then the set itself, all under one deadline.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Uri, header};
+use serde::Deserialize;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
+
+use crate::base::limits::JWKS_BYTES_MAX;
+use crate::http::client::{Client, ClientError, PlainHttp, Roots};
+use crate::jwks::{KeySet, KeySetError};
+
+/// Largest discovery document read, in bytes. Public ones have 2 to 8 KiB.
+const DISCOVERY_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest file of CA certificates read, in bytes. The Mozilla bundle, the largest in use, has 220 KiB.
+const CA_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most of a foreign `issuer` that is shown in the log, in characters.
+const SHOWN_MAX: usize = 200;
+
+/// Where an issuer's keys are fetched.
+#[derive(Debug)]
+pub(super) struct Remote {
+    pub(super) issuer: Arc<str>,
+    pub(super) source: Source,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) plain_http: PlainHttp,
+    /// For one whole fetch.
+    pub(super) timeout: Duration,
+}
+
+/// What the configured URL leads to.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A document that names the key set.
+    Discovery(Uri),
+    /// The key set.
+    Jwks(Uri),
+}
+
+impl Source {
+    pub(super) const fn url(&self) -> &Uri {
+        match self {
+            Self::Discovery(url) | Self::Jwks(url) => url,
+        }
+    }
+}
+
+/// A good key set, fresh from its provider.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) set: KeySet,
+    /// As it came.
+    pub(super) json: Bytes,
+    /// How long the provider says that it stays good.
+    pub(super) max_age: Option<Duration>,
+}
+
+/// Why a fetch gave no keys.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error("the CA file {}: {source}", path.display())]
+    Ca { path: PathBuf, source: io::Error },
+    #[error("the discovery document: {0}")]
+    Discovery(#[source] ClientError),
+    #[error("the discovery document is no JSON object with the strings `issuer` and `jwks_uri`")]
+    DiscoveryFormat,
+    #[error(
+        "the discovery document says that its issuer is {found:?}; write exactly that as `issuer`, or correct the URL"
+    )]
+    Issuer { found: String },
+    #[error("the discovery document's `jwks_uri` is no URL")]
+    JwksUri,
+    #[error("the key set: {0}")]
+    Jwks(#[source] ClientError),
+    #[error("the key set: {0}")]
+    KeySet(#[from] KeySetError),
+    #[error("the CA certificates could not be read in time")]
+    Deadline,
+}
+
+/// OpenID Connect Discovery 1.0 section 3; the rest is not needed.
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+/// Fetches the key set.
+pub(super) async fn fetch(remote: &Remote) -> Result<Fetched, FetchError> {
+    let deadline = Instant::now() + remote.timeout;
+    let client = timeout_at(deadline, client(remote))
+        .await
+        .unwrap_or(Err(FetchError::Deadline))?;
+    let jwks = match &remote.source {
+        Source::Jwks(url) => url.clone(),
+        Source::Discovery(url) => discover(remote, &client, url, deadline).await?,
+    };
+    let answer = client
+        .get_json(&jwks, JWKS_BYTES_MAX, deadline)
+        .await
+        .map_err(FetchError::Jwks)?;
+    Ok(Fetched {
+        set: KeySet::parse(answer.body())?,
+        max_age: max_age(answer.headers()),
+        json: answer.into_body(),
+    })
+}
+
+async fn discover(
+    remote: &Remote,
+    client: &Client,
+    url: &Uri,
+    deadline: Instant,
+) -> Result<Uri, FetchError> {
+    let answer = client
+        .get_json(url, DISCOVERY_BYTES_MAX, deadline)
+        .await
+        .map_err(FetchError::Discovery)?;
+    let document: Discovery =
+        serde_json::from_slice(answer.body()).map_err(|_| FetchError::DiscoveryFormat)?;
+    // Section 4.3: identical, or anybody who can write a file on that host becomes the issuer.
+    if document.issuer != *remote.issuer {
+        return Err(FetchError::Issuer {
+            found: document.issuer.chars().take(SHOWN_MAX).collect(),
+        });
+    }
+    document.jwks_uri.parse().map_err(|_| FetchError::JwksUri)
+}
+
+/// A new client for each fetch: it happens every few minutes, and renewed CA certificates count
+/// without a restart.
+async fn client(remote: &Remote) -> Result<Client, FetchError> {
+    let (ca, plain_http) = (remote.ca.clone(), remote.plain_http);
+    let client = spawn_blocking(move || match ca {
+        None => Ok(Client::new(Roots::System, plain_http)),
+        Some(path) => match read_bounded(&path, CA_BYTES_MAX) {
+            Ok(pem) => Ok(Client::new(Roots::Pem(&pem), plain_http)),
+            Err(source) => Err(FetchError::Ca { path, source }),
+        },
+    });
+    // It fails only when the runtime ends, and this task with it.
+    client.await.unwrap_or(Err(FetchError::Deadline))
+}
+
+/// The whole file, if it has at most `limit` bytes.
+pub(super) fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let most = u64::try_from(limit).unwrap_or(u64::MAX);
+    let mut content = Vec::new();
+    std::fs::File::open(path)?
+        .take(most.saturating_add(1))
+        .read_to_end(&mut content)?;
+    if content.len() > limit {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(content)
+}
+
+/// RFC 9111 section 5.2.2.1. What cannot be read counts as absent.
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .find_map(|directive| {
+            let (name, value) = directive.split_once('=')?;
+            if !name.trim().eq_ignore_ascii_case("max-age") {
+                return None;
+            }
+            value.trim().trim_matches('"').parse().ok()
+        })
+        .map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_max_age_is_found_in_any_line() {
+        #[track_caller]
+        fn check(lines: &[&str], seconds: Option<u64>) {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::CACHE_CONTROL, line.parse().unwrap());
+            }
+            assert_eq!(
+                max_age(&headers),
+                seconds.map(Duration::from_secs),
+                "{lines:?}"
+            );
+        }
+        check(&[], None);
+        check(&["max-age=600"], Some(600));
+        check(&["public, Max-Age = \"60\", must-revalidate"], Some(60));
+        check(&["public", "max-age=0"], Some(0));
+        check(&["s-maxage=5"], None);
+        check(&["max-age=soon"], None);
+        check(&["max-age=-1"], None);
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "12345").unwrap();
+        assert_eq!(read_bounded(&path, 5).unwrap(), b"12345");
+        let error = read_bounded(&path, 4).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+}
