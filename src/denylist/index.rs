@@ -651,7 +651,7 @@ mod tests {
     fn an_entry_costs_about_31_bytes() {
         let entries = 100_000;
         let (index, mut writer) = index(entries);
-        let mut costs = vec![];
+        let mut costs: Vec<usize> = vec![];
         for number in 0..entries as u64 {
             let fingerprint = Fingerprint {
                 high: number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -663,12 +663,17 @@ mod tests {
             };
             writer.apply(&[rule]).unwrap();
             if number > 50_000 && number % 1000 == 0 {
-                costs.push(index.bytes() as f64 / number as f64);
+                let entries = usize::try_from(number).unwrap() + 1;
+                costs.push(index.bytes() * 100 / entries);
             }
         }
-        let mean = costs.iter().sum::<f64>() / costs.len() as f64;
-        assert!((28.6..=31.5).contains(&mean), "{mean} bytes an entry");
-        assert!(costs.iter().all(|cost| *cost < 36.0), "{costs:?}");
+        let mean = costs.iter().sum::<usize>() / costs.len();
+        let (least, most) = (2857, 3150);
+        assert!(
+            (least..=most).contains(&mean),
+            "{mean} hundredths of a byte"
+        );
+        assert!(costs.iter().all(|cost| *cost < 3600), "{costs:?}");
         assert_eq!(index.entries(Kind::User), entries);
     }
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Admin;
 use super::answer::{Answer, json_answer, text_answer};
 use super::auth::Caller;
+use super::json::Strict;
 use super::problem::Problem;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::config::settings::Role;
@@ -420,12 +421,13 @@ async fn read_body(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem
 }
 
 fn parse(body: &[u8]) -> Result<Value, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
+    let body = serde_json::from_slice::<Strict>(body);
+    body.map(|Strict(value)| value).map_err(|error| {
         Problem::new(
             StatusCode::BAD_REQUEST,
             "malformed_json",
             format!(
-                "the body is no JSON: line {}, column {}",
+                "the body is no JSON, or names a member twice: line {}, column {}",
                 error.line(),
                 error.column()
             ),

@@ -4,6 +4,7 @@
 mod answer;
 mod api;
 mod auth;
+mod json;
 mod problem;
 mod server;
 #[cfg(test)]

@@ -16,10 +16,10 @@ pub(super) struct Problem {
     code: &'static str,
     detail: Cow<'static, str>,
     /// Each with its place.
-    faults: Vec<Value>,
+    faults: Box<[Value]>,
     /// Faults beyond those told.
     untold: usize,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<(HeaderName, &'static str)>,
 }
 
 impl Problem {
@@ -32,7 +32,7 @@ impl Problem {
             status,
             code,
             detail: detail.into(),
-            faults: vec![],
+            faults: [].into(),
             untold: 0,
             header: None,
         }
@@ -45,14 +45,13 @@ impl Problem {
             "unauthenticated",
             "send the secret of one of the [[admin.tokens]] as Authorization: Bearer …",
         );
-        problem.with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+        problem.with(WWW_AUTHENTICATE, challenge)
     }
 
     /// A known caller that may not do this.
     pub(super) fn forbidden(role: &'static str, challenge: &'static str) -> Self {
         let detail = format!("the caller's token needs the role \"{role}\" for this");
-        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
-            .with(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail).with(WWW_AUTHENTICATE, challenge)
     }
 
     pub(super) fn not_found() -> Self {
@@ -61,19 +60,18 @@ impl Problem {
 
     pub(super) fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this path takes {allow}");
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
-            .with(ALLOW, HeaderValue::from_static(allow))
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with(ALLOW, allow)
     }
 
     /// Faults of the query or of a body, each with its place.
     pub(super) fn invalid(detail: &'static str, faults: Vec<Value>) -> Self {
         Self {
-            faults,
+            faults: faults.into(),
             ..Self::new(StatusCode::BAD_REQUEST, "invalid_request", detail)
         }
     }
 
-    fn with(self, name: HeaderName, value: HeaderValue) -> Self {
+    fn with(self, name: HeaderName, value: &'static str) -> Self {
         Self {
             header: Some((name, value)),
             ..self
@@ -89,14 +87,16 @@ impl Problem {
             "detail": self.detail,
         });
         if !self.faults.is_empty() {
-            body["faults"] = self.faults.into();
+            body["faults"] = Value::Array(self.faults.into_vec());
             if self.untold > 0 {
                 body["faults_untold"] = self.untold.into();
             }
         }
         let mut answer = json_answer(self.status, "application/problem+json", &body);
         if let Some((name, value)) = self.header {
-            answer.headers_mut().insert(name, value);
+            answer
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
         }
         answer
     }

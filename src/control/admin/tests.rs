@@ -543,7 +543,13 @@ async fn a_body_must_be_json_and_say_so() {
     }
     let said = Some("Application/JSON ; charset=utf-8");
     post_bytes(&server, said, rule).await.ok();
-    for body in ["", "{", "{\"sub\":}", "{} {}"] {
+    for body in [
+        "",
+        "{",
+        "{\"sub\":}",
+        "{} {}",
+        r#"{"sub": "a", "sub": "b"}"#,
+    ] {
         post_bytes(&server, said, body.into())
             .await
             .is(400, "malformed_json");
@@ -569,7 +575,7 @@ async fn a_body_beyond_four_mebibytes_is_413() {
     let mut stream = raw("transfer-encoding: chunked").await;
     let (mut from, mut to) = stream.split();
     let sending = async {
-        let chunk = [&b"10000\r\n"[..], &[b' '; 0x1_0000], b"\r\n"].concat();
+        let chunk = [&b"10000\r\n"[..], &vec![b' '; 0x1_0000], b"\r\n"].concat();
         for _ in 0..65 {
             // The server may have answered and closed.
             if to.write_all(&chunk).await.is_err() {
@@ -752,7 +758,7 @@ async fn a_silent_connection_is_closed() {
     let mut rest = vec![];
     let _ = stream.read_to_end(&mut rest).await;
     assert!(started.elapsed() >= Duration::from_secs(15));
-    assert!(started.elapsed() < Duration::from_secs(60));
+    assert!(started.elapsed() < Duration::from_mins(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -213,7 +213,7 @@ mod tests {
     fn life() -> IssuerLife {
         IssuerLife {
             issuer: "https://id".into(),
-            max_lifetime: Duration::from_secs(3600),
+            max_lifetime: Duration::from_hours(1),
             leeway: Duration::from_secs(30),
         }
     }

@@ -123,7 +123,7 @@ pub(super) fn orders(body: &Value, context: &Context<'_>) -> Result<Vec<Order>, 
 
 fn batch(members: &Map<String, Value>, context: &Context<'_>, faults: &mut Faults) -> Vec<Order> {
     let mut of_all = Members {
-        members,
+        object: members,
         place: String::new(),
         faults,
     };
@@ -173,7 +173,7 @@ fn rule(
 ) -> Option<Order> {
     let before = faults.count();
     let mut rule = Members {
-        members,
+        object: members,
         place,
         faults,
     };
@@ -305,14 +305,14 @@ fn by_name(
 
 /// The members of one object, and where it stands.
 struct Members<'a> {
-    members: &'a Map<String, Value>,
+    object: &'a Map<String, Value>,
     place: String,
     faults: &'a mut Faults,
 }
 
 impl<'a> Members<'a> {
     fn has(&self, name: &str) -> bool {
-        self.members.contains_key(name)
+        self.object.contains_key(name)
     }
 
     fn fault(&mut self, name: &str, message: impl Into<Cow<'static, str>>) {
@@ -326,8 +326,8 @@ impl<'a> Members<'a> {
     }
 
     fn known(&mut self, known: &[&str]) {
-        let members = self.members;
-        for name in members.keys().filter(|name| !known.contains(&&***name)) {
+        let object = self.object;
+        for name in object.keys().filter(|name| !known.contains(&&***name)) {
             self.fault(
                 name,
                 format!("is unknown here; known are {}", known.join(", ")),
@@ -336,7 +336,7 @@ impl<'a> Members<'a> {
     }
 
     fn text(&mut self, name: &str, bytes_max: usize) -> Option<&'a str> {
-        match self.members.get(name)? {
+        match self.object.get(name)? {
             Value::String(text) if text.is_empty() => {
                 self.fault(name, "is empty; write its value");
                 None
@@ -361,7 +361,7 @@ impl<'a> Members<'a> {
     }
 
     fn flag(&mut self, name: &str) -> bool {
-        match self.members.get(name) {
+        match self.object.get(name) {
             None => false,
             Some(Value::Bool(flag)) => *flag,
             Some(_) => {
@@ -372,7 +372,7 @@ impl<'a> Members<'a> {
     }
 
     fn wait(&mut self) {
-        match self.members.get("wait").map(Value::as_str) {
+        match self.object.get("wait").map(Value::as_str) {
             None | Some(Some("local")) => {}
             Some(Some("relay" | "fleet")) => self.fault(
                 "wait",
@@ -383,7 +383,7 @@ impl<'a> Members<'a> {
     }
 
     fn issued_before(&mut self, now: UnixSeconds) -> Option<UnixSeconds> {
-        let value = self.members.get("issued_before")?;
+        let value = self.object.get("issued_before")?;
         match value.as_u64().map(UnixSeconds) {
             Some(at) if at <= now.plus(AHEAD_MAX) => Some(at),
             Some(_) => {
