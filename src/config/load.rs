@@ -406,7 +406,8 @@ fn value_at<'v>(members: &'v HashMap<String, Value>, path: &KeyPath) -> Option<&
 /// Reads the merged values into the raw structs. A value of a wrong form is noted and replaced by a hole, then all is
 /// read again.
 fn deserialize(mut merged: Json, check: &mut Check<'_>) -> Root {
-    for _ in 0..HOLES_MAX {
+    let mut holes = 0;
+    while holes < HOLES_MAX {
         let mut unknown = vec![];
         let mut track = serde_path_to_error::Track::new();
         let tracked = serde_path_to_error::Deserializer::new(&merged, &mut track);
@@ -433,6 +434,7 @@ fn deserialize(mut merged: Json, check: &mut Check<'_>) -> Root {
             *value = scalar;
         } else {
             *value = Json::Null;
+            holes += 1;
             check.fault(&path, wrong_form(&error.to_string()));
             check.hole(path);
         }
@@ -554,4 +556,335 @@ fn distance(from: &str, to: &str) -> usize {
         }
     }
     row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::validate::testing::{BASE, check, faults, faults_with};
+    use crate::listener::Address;
+
+    fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Settings, Faults> {
+        let env: Vec<_> = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        load_str("test.toml", text, &env)
+    }
+
+    #[test]
+    fn syntax_is_named_with_its_line_and_without_its_text() {
+        let fault = faults("[[listeners]]\naddress = \"0.0.0.0:80\"\nsecret = hunter2\n");
+        assert_eq!(fault.len(), 1, "{fault:?}");
+        assert!(
+            fault[0].starts_with("test.toml:3: is no TOML: "),
+            "{fault:?}"
+        );
+        assert!(!fault[0].contains("hunter2"), "{fault:?}");
+        let double = faults("workers = 1\nworkers = 2\n");
+        assert!(
+            double[0].starts_with("test.toml:2: is no TOML: duplicate key"),
+            "{double:?}"
+        );
+    }
+
+    #[test]
+    fn every_value_of_a_wrong_form_is_found_in_one_go() {
+        let text = r#"
+workers = "four"
+token_cache = 64
+
+[[listeners]]
+address = 8080
+http2 = "yes"
+idle_timeout = 5
+max_header_size = "64 apples"
+trusted_proxies = ["10.0.0.0/8", 7, "10.1.0.0/16", true]
+
+[[issuers]]
+issuer = "https://id.example.com"
+audiences = "orders"
+refresh = "5"
+headers = { x-user-id = 1, x-tenant = "tenant" }
+
+[[routes]]
+path = "/"
+upstream = "http://127.0.0.1:3000"
+claims = { tenant = 1.5 }
+"#;
+        assert_eq!(
+            faults(text),
+            [
+                "test.toml:2: workers: \"four\" does not fit here; write a whole number",
+                "test.toml:3: token_cache: 64 does not fit here; write a table",
+                "test.toml:6: listeners[0].address: 8080 does not fit here; write text in quotes",
+                "test.toml:7: listeners[0].http2: \"yes\" does not fit here; write true or false",
+                "test.toml:8: listeners[0].idle_timeout: 5 is no duration; write \"5s\" or \"5m\"",
+                "test.toml:9: listeners[0].max_header_size: \"64 apples\" is no size; write one such as \"64KiB\", \"2MiB\" or 65536",
+                "test.toml:10: listeners[0].trusted_proxies[1]: 7 does not fit here; write text in quotes",
+                "test.toml:10: listeners[0].trusted_proxies[3]: true does not fit here; write text in quotes",
+                "test.toml:14: issuers[0].audiences: \"orders\" does not fit here; write a list such as [\"a\", \"b\"]",
+                "test.toml:15: issuers[0].refresh: \"5\" is no duration; write \"5s\" or \"5m\"",
+                "test.toml:16: issuers[0].headers.x-user-id: 1 does not fit here; write text in quotes",
+                "test.toml:21: routes[0].claims.tenant: 1.5 does not fit here; write text in quotes, a whole number, true, false, or a list of such",
+            ]
+        );
+    }
+
+    #[test]
+    fn too_many_values_of_a_wrong_form_end_the_search() {
+        let many = format!("[[routes]]\nscopes = [{}]\n", "1,".repeat(HOLES_MAX + 50));
+        let faults = faults(&many);
+        assert!(
+            faults
+                .iter()
+                .any(|fault| fault.contains("more than 100 values")),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
+    fn numbers_that_no_integer_holds_are_not_taken_for_absent() {
+        for number in ["nan", "inf", "-inf", "1e400", "99999999999999999999", "-1"] {
+            let text = format!("workers = {number}\n{BASE}");
+            check(&text, "workers", "write a whole number");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_faults_with_a_suggestion() {
+        check(
+            &format!("worker = 1\n{BASE}"),
+            "worker",
+            "did you mean `workers`?",
+        );
+        check(
+            &format!("\"listeners[99999999999999]\" = 1\n{BASE}"),
+            "\"listeners[99999999999999]\"",
+            "unknown key",
+        );
+        check(
+            &format!("{BASE}audience = [\"a\"]\n"),
+            "routes[0].audience",
+            "unknown key; the keys here are name, ",
+        );
+        let issuer = BASE.replace("audiences =", "clams = {}\naudiences =");
+        check(&issuer, "issuers[0].clams", "did you mean `claims`?");
+        let all = faults(&format!("worker = 1\nrouts = 2\n{BASE}tokn = 3\n"));
+        assert_eq!(all.len(), 3, "{all:?}");
+    }
+
+    #[test]
+    fn what_a_later_version_knows_is_said_to_come() {
+        check(
+            &format!("{BASE}expression = \"true\"\n"),
+            "routes[0].expression",
+            "is not supported yet",
+        );
+        check(
+            &format!("{BASE}[denylist]\npath = \"x\"\n"),
+            "denylist.path",
+            "is not supported yet",
+        );
+        check(
+            &format!("{BASE}[denylist.redis]\nurl = \"x\"\n"),
+            "denylist.redis",
+            "is not supported yet",
+        );
+    }
+
+    #[test]
+    fn variables_win_over_the_file() {
+        let settings = load_with(
+            BASE,
+            &[
+                ("JOTGATE__LISTENERS__0__ADDRESS", "127.0.0.1:7"),
+                ("JOTGATE__LISTENERS__0__HTTP2", "false"),
+                ("JOTGATE__LISTENERS__0__MAX_HEADERS", "7"),
+                ("JOTGATE__LISTENERS__1__ADDRESS", "127.0.0.1:8"),
+                ("JOTGATE__LISTENERS__2__ADDRESS", "127.0.0.1:9"),
+                ("JOTGATE__ISSUERS__0__AUDIENCES", "[\"a\", \"b\"]"),
+                ("JOTGATE__ROUTES__0__NAME", "17"),
+                ("JOTGATE__ROUTES__0__SCOPES__0", "read"),
+                ("JOTGATE__TELEMETRY__LOG__LEVEL", "warn"),
+                ("JOTGATE_PORT", "tcp://10.0.0.1:80"),
+                ("PATH", "/bin"),
+            ],
+        )
+        .expect("a good file");
+        let addresses: Vec<_> = settings
+            .listeners
+            .iter()
+            .map(|listener| match &listener.address {
+                Address::Tcp(address) => address.port(),
+                Address::Unix(_) => 0,
+            })
+            .collect();
+        assert_eq!(addresses, [7, 8, 9]);
+        assert!(!settings.listeners[0].http2);
+        assert_eq!(settings.listeners[0].max_headers, 7);
+        assert_eq!(settings.issuers[0].rules.audiences.len(), 2);
+        assert_eq!(settings.routes[0].name.as_str(), "17");
+        assert_eq!(&*settings.routes[0].requirement.scopes[0], "read");
+        assert_eq!(&*settings.telemetry.level, "warn");
+    }
+
+    #[test]
+    fn a_variable_finds_a_key_whatever_its_case() {
+        let text = BASE.replace(
+            "audiences =",
+            "headers = { X-User-Id = \"sub\" }\naudiences =",
+        );
+        let settings = load_with(
+            &text,
+            &[("JOTGATE__ISSUERS__0__HEADERS__X-USER-ID", "email")],
+        )
+        .expect("a good file");
+        let claims = &settings.issuers[0].headers.claims;
+        assert_eq!(claims.len(), 1);
+        assert_eq!(claims[0].claim.as_str(), "email");
+    }
+
+    #[test]
+    fn a_fault_in_a_variable_names_the_variable() {
+        assert_eq!(
+            faults_with(BASE, &[("JOTGATE__LISTENERS__0__IDLE_TIMEOUT", "5")]),
+            [
+                "JOTGATE__LISTENERS__0__IDLE_TIMEOUT: listeners[0].idle_timeout: 5 is no duration; write \"5s\" or \"5m\""
+            ]
+        );
+        for (name, value, word) in [
+            ("JOTGATE__WORKERS", "four", "write a whole number"),
+            ("JOTGATE__WORKER", "4", "did you mean `workers`?"),
+            ("JOTGATE__", "4", "names no key"),
+            ("JOTGATE__LISTENERS__", "4", "names no key"),
+            ("JOTGATE__0", "4", "unknown key"),
+            (
+                "JOTGATE__LISTENERS__4294967296__ADDRESS",
+                "127.0.0.1:7",
+                "names no key",
+            ),
+            (
+                "JOTGATE__LISTENERS__2__ADDRESS",
+                "127.0.0.1:7",
+                "the list has 1 elements, so the next is number 1",
+            ),
+            ("JOTGATE__LISTENERS__ADDRESS", "127.0.0.1:7", "write a list"),
+            ("JOTGATE__DENYLIST__PATH", "x", "is not supported yet"),
+        ] {
+            let faults = faults_with(BASE, &[(name, value)]);
+            assert_eq!(faults.len(), 1, "{name}: {faults:?}");
+            assert!(faults[0].contains(word), "{name}: {faults:?}");
+            assert!(
+                faults[0].contains(name) || name.ends_with("__ADDRESS"),
+                "{name}: {faults:?}"
+            );
+        }
+        let both = faults_with(
+            BASE,
+            &[
+                ("JOTGATE__ISSUERS__0__AUDIENCES", "[\"a\"]"),
+                ("JOTGATE__ISSUERS__0__AUDIENCES__0", "b"),
+            ],
+        );
+        assert_eq!(both.len(), 1, "{both:?}");
+        assert!(
+            both[0].contains("sets a part of what JOTGATE__ISSUERS__0__AUDIENCES sets"),
+            "{both:?}"
+        );
+    }
+
+    #[test]
+    fn a_secret_is_never_repeated() {
+        let text = format!(
+            "{BASE}[admin]\naddress = \"127.0.0.1:0\"\ntokens = [{{ name = \"ops\", secret = \"hunter2\", roles = [\"read\"] }}]\n"
+        );
+        check(&text, "admin.tokens[0].secret", "{ env = \"NAME\" }");
+        assert!(!faults(&text)[0].contains("hunter2"));
+        let text = text.replace("secret = \"hunter2\"", "secret = { env = \"NAME\" }");
+        let faults = faults_with(&text, &[("JOTGATE__ADMIN__TOKENS__0__SECRET", "hunter2")]);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(!faults[0].contains("hunter2"), "{faults:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_of_ours_that_is_not_text_is_a_fault() {
+        use std::os::unix::ffi::OsStringExt;
+        let bad = || OsString::from_vec(vec![0xff]);
+        assert_eq!(
+            environment(
+                "test.toml",
+                [("PATH".into(), bad()), (bad(), "x".into())].into_iter()
+            ),
+            Ok(vec![])
+        );
+        let faults = environment(
+            "test.toml",
+            [("JOTGATE__WORKERS".into(), bad())].into_iter(),
+        );
+        assert_eq!(
+            faults.expect_err("not text").to_string(),
+            "JOTGATE__WORKERS: is not UTF-8"
+        );
+    }
+
+    #[test]
+    fn a_file_is_read_with_its_own_folder_for_paths() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("keys.json"), "{}").expect("a file");
+        let file = folder.path().join("orders.toml");
+        let text = BASE.replace("audiences =", "jwks_file = \"keys.json\"\naudiences =");
+        std::fs::write(&file, text).expect("a file");
+        assert!(load(&file).is_ok());
+        let missing = load(&folder.path().join("none.toml")).expect_err("no file");
+        assert!(
+            missing.to_string().contains("none.toml: cannot be read: "),
+            "{missing}"
+        );
+    }
+
+    #[test]
+    fn the_nearest_key_is_near() {
+        let known = ["audiences", "algorithms", "issuer", "ca"];
+        assert_eq!(nearest("audience", &known), Some("audiences"));
+        assert_eq!(nearest("Issuer", &known), Some("issuer"));
+        assert_eq!(nearest("algorihtm", &known), Some("algorithms"));
+        assert_eq!(nearest("xy", &known), None);
+        assert_eq!(nearest("upstream", &known), None);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>()) {
+            let _ = load_str("test.toml", &text, &[]);
+        }
+
+        #[test]
+        fn no_document_makes_it_panic(
+            lines in proptest::collection::vec(
+                "(\\[\\[?(listeners|issuers|routes|admin|issuers.claims|admin.tokens)\\]\\]?|\
+                 (address|issuer|path|upstream|name|hosts|claims|jwks|secret|discovery|cors|token|methods|\"a\\[9\\]\") = \
+                 (1|-1|true|nan|\"\"|\"/\"|\"unix:\"|\"http://a\"|\\[\\]|\\[1, \"a\"\\]|\\{\\}|\\{ a = 1 \\}|\\{ env = \"A\" \\}))",
+                0..12,
+            ),
+            name in "JOTGATE__(LISTENERS|ISSUERS|ROUTES|ADMIN|0|[A-Z_.0-9]{0,9})(__[A-Z0-9]{0,6}){0,4}",
+            value in any::<String>(),
+        ) {
+            let _ = load_str("test.toml", &lines.join("\n"), &[(name, value)]);
+        }
+
+        #[test]
+        fn no_cut_of_the_complete_example_makes_it_panic(from in 0_usize..9000, len in 0_usize..60, with in "[\\[\\]{}=\".#a0\n-]{0,3}") {
+            let text = include_str!("../../config/complete.toml");
+            let (from, to) = (from.min(text.len()), (from + len).min(text.len()));
+            if let (Some(head), Some(tail)) = (text.get(..from), text.get(to..)) {
+                let _ = load_str("test.toml", &format!("{head}{with}{tail}"), &[]);
+            }
+        }
+    }
 }

@@ -12,6 +12,8 @@ mod listeners;
 mod process;
 mod routes;
 mod telemetry;
+#[cfg(test)]
+pub(super) mod testing;
 mod upstreams;
 mod url;
 
