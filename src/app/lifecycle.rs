@@ -201,18 +201,16 @@ fn start_issuers(
     control: &CancellationToken,
 ) -> Result<Arc<[Arc<Issuer>]>, StartError> {
     let start = |issuer: &settings::Issuer| {
-        let (keys, refresh, task) = jwks::start(
-            issuer,
-            settings.jwks_cache.as_deref(),
-            clock.clone(),
-            control.clone(),
-        )
-        .map_err(|source| StartError::Keys {
-            issuer: issuer.name.to_string(),
-            source,
-        })?;
-        tasks.spawn(task);
-        Ok(build::issuer(issuer, keys, refresh))
+        let keys = jwks::start(issuer, settings.jwks_cache.as_deref(), clock, control).map_err(
+            |source| StartError::Keys {
+                issuer: issuer.name.to_string(),
+                source,
+            },
+        )?;
+        if let Some(task) = keys.task {
+            tasks.spawn(async { drop(task.await) });
+        }
+        Ok(build::issuer(issuer, keys.table, keys.gate))
     };
     settings.issuers.iter().map(start).collect()
 }
