@@ -302,6 +302,11 @@ fn variables<'e>(
                 variable.name,
                 format!("sets a part of what {} sets; keep one of them", other.name),
             );
+        } else if let Some(kind) = misfit(&variable.path, document) {
+            check.variable_fault(
+                variable.name,
+                format!("does not fit the file, where {kind}; write one such as JOTGATE__LISTENERS__0__ADDRESS"),
+            );
         } else if let Some(len) = gap(&variable.path, document, &kept) {
             check.variable_fault(
                 variable.name,
@@ -356,6 +361,31 @@ fn variable_path(key: &str, document: &Document) -> Option<KeyPath> {
         }
     }
     Some(segments.into_iter().collect())
+}
+
+/// Whether `path` leads into a value of the file that has no such parts; it would be replaced by one that has.
+fn misfit(path: &KeyPath, document: &Document) -> Option<String> {
+    let mut here = KeyPath::default();
+    for segment in path.segments() {
+        let misfit = match (
+            value_at(&document.0, &here).map(|value| &value.kind),
+            segment,
+        ) {
+            (None | Some(ValueKind::Table(_)), Segment::Key(_))
+            | (None | Some(ValueKind::Array(_)), Segment::Index(_)) => None,
+            (Some(ValueKind::Array(_)), Segment::Key(_)) => Some("a list"),
+            (Some(ValueKind::Table(_)), Segment::Index(_)) => Some("a table"),
+            (Some(_), _) => Some("no table or list"),
+        };
+        if let Some(kind) = misfit {
+            return Some(format!("{here} is {kind}"));
+        }
+        here = match segment {
+            Segment::Key(key) => here.key(key),
+            Segment::Index(n) => here.index(*n),
+        };
+    }
+    None
 }
 
 /// The length of a list in which `path` would leave a gap. Elements come from the file and from variables before this.
@@ -771,16 +801,22 @@ claims = { tenant = 1.5 }
                 "127.0.0.1:7",
                 "the list has 1 elements, so the next is number 1",
             ),
-            ("JOTGATE__LISTENERS__ADDRESS", "127.0.0.1:7", "write a list"),
+            (
+                "JOTGATE__LISTENERS__ADDRESS",
+                "127.0.0.1:7",
+                "does not fit the file, where listeners is a list",
+            ),
+            (
+                "JOTGATE__ISSUERS__0__ISSUER__X",
+                "a",
+                "does not fit the file, where issuers[0].issuer is no table or list",
+            ),
             ("JOTGATE__DENYLIST__PATH", "x", "is not supported yet"),
         ] {
             let faults = faults_with(BASE, &[(name, value)]);
             assert_eq!(faults.len(), 1, "{name}: {faults:?}");
             assert!(faults[0].contains(word), "{name}: {faults:?}");
-            assert!(
-                faults[0].contains(name) || name.ends_with("__ADDRESS"),
-                "{name}: {faults:?}"
-            );
+            assert!(faults[0].starts_with(&format!("{name}: ")), "{faults:?}");
         }
         let both = faults_with(
             BASE,

@@ -659,7 +659,7 @@ mod tests {
     #[test]
     fn durations_and_sizes_are_exact() {
         let span = |json: &str| serde_json::from_str::<Span>(json).map(|span| span.0).ok();
-        assert_eq!(span("\"1h 30m\""), Some(Duration::from_secs(5400)));
+        assert_eq!(span("\"1h 30m\""), Some(Duration::from_mins(90)));
         assert_eq!(span("\"250ms\""), Some(Duration::from_millis(250)));
         for wrong in [
             "5",

@@ -152,3 +152,116 @@ fn roles(raw: &raw::AdminToken, at: &KeyPath, check: &mut Check<'_>) -> Vec<Role
     }
     roles
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{BASE, check, good};
+    use super::*;
+
+    fn admin(address: &str, tokens: &[&str]) -> String {
+        let tokens: Vec<String> = tokens
+            .iter()
+            .map(|token| format!("[[admin.tokens]]\n{}", token.replace("; ", "\n")))
+            .collect();
+        format!(
+            "{BASE}[admin]\naddress = \"{address}\"\n{}\n",
+            tokens.join("\n")
+        )
+    }
+
+    fn token(lines: &str) -> String {
+        admin("127.0.0.1:0", &[lines])
+    }
+
+    const OPS: &str = "name = \"ops\"; secret = { env = \"SECRET_16\" }; roles = [\"read\"]";
+
+    #[test]
+    fn the_admin_api_stays_on_this_machine() {
+        good(&admin("127.0.0.1:0", &[OPS]));
+        good(&admin("[::1]:9901", &[OPS]));
+        for address in ["0.0.0.0:9901", "[::]:9901", "192.0.2.1:9901"] {
+            check(
+                &admin(address, &[OPS]),
+                "admin.address",
+                "write \"127.0.0.1:9901\"",
+            );
+        }
+        check(&admin("unix:/a", &[OPS]), "admin.address", "is no address");
+        let taken = admin("127.0.0.1:9901", &[OPS]).replace("127.0.0.1:0", "127.0.0.1:9901");
+        check(&taken, "admin.address", "is the address of a listener");
+        let missing =
+            admin("127.0.0.1:0", &[OPS]).replace("[admin]\naddress = \"127.0.0.1:0\"", "[admin]");
+        check(&missing, "admin.address", "is missing");
+    }
+
+    #[test]
+    fn somebody_must_be_able_to_call() {
+        check(
+            &admin("127.0.0.1:0", &[]),
+            "admin.tokens",
+            "nobody could call",
+        );
+        check(
+            &token("secret = { env = \"SECRET_16\" }; roles = [\"read\"]"),
+            "admin.tokens[0].name",
+            "is missing",
+        );
+        check(
+            &token("name = \"ops\"; roles = [\"read\"]"),
+            "admin.tokens[0].secret",
+            "is missing",
+        );
+        check(
+            &token("name = \"ops\"; secret = { env = \"SECRET_16\" }"),
+            "admin.tokens[0].roles",
+            "is missing",
+        );
+        check(
+            &token("name = \"ops\"; secret = { env = \"SECRET_16\" }; roles = []"),
+            "admin.tokens[0].roles",
+            "is empty",
+        );
+        check(
+            &token(
+                "name = \"ops\"; secret = { env = \"SECRET_16\" }; roles = [\"read\", \"write\"]",
+            ),
+            "admin.tokens[0].roles[1]",
+            "is no role",
+        );
+        let settings = good(&token(
+            "name = \"ops\"; secret = { env = \"SECRET_16\" }; roles = [\"security\", \"read\", \"security\"]",
+        ));
+        assert_eq!(
+            settings.admin.expect("admin").tokens[0].roles,
+            [Role::Security, Role::Read]
+        );
+    }
+
+    #[test]
+    fn secrets_are_long_different_and_can_be_sent() {
+        check(
+            &token(&OPS.replace("16", "15")),
+            "admin.tokens[0].secret",
+            "is shorter than 16 bytes",
+        );
+        check(
+            &admin("127.0.0.1:0", &[OPS, &OPS.replace("16", "32")]),
+            "admin.tokens[1].name",
+            "is the name of admin.tokens[0]",
+        );
+        check(
+            &admin("127.0.0.1:0", &[OPS, &OPS.replace("ops", "other")]),
+            "admin.tokens[1].secret",
+            "is also the secret of \"ops\"",
+        );
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("token");
+        std::fs::write(&file, "0123456789 123456789\n").expect("a file");
+        let reference = format!("file = {:?}", file.display().to_string());
+        check(
+            &token(&OPS.replace("env = \"SECRET_16\"", &reference)),
+            "admin.tokens[0].secret",
+            "cannot be sent",
+        );
+    }
+}

@@ -124,3 +124,100 @@ fn names(raw: &raw::List<String>, path: &KeyPath, check: &mut Check<'_>) -> Vec<
         .filter_map(|(n, text)| check.parsed(&path.index(n), text, header_name))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check, good, route};
+    use super::*;
+
+    fn cors(lines: &str) -> String {
+        route(&format!("[routes.cors]\n{lines}"))
+    }
+
+    #[test]
+    fn methods_follow_the_route() {
+        let made = |text: &str| good(text).routes.remove(0).cors.expect("cors");
+        let plain = made(&cors("origins = \"*\""));
+        assert_eq!(plain.origins, CorsOrigins::Any);
+        assert_eq!(plain.methods, [Method::GET, Method::HEAD, Method::POST]);
+        let narrow = made(&route(
+            "methods = [\"PUT\"]\n[routes.cors]\norigins = [\"https://a\", \"http://b:8080\"]",
+        ));
+        assert_eq!(narrow.methods, [Method::PUT]);
+        assert!(matches!(narrow.origins, CorsOrigins::Listed(listed) if listed.len() == 2));
+        let own = made(&cors(
+            "origins = \"https://a\"\nmethods = [\"DELETE\"]\nheaders = []\nexpose = [\"X-Total\"]",
+        ));
+        assert_eq!(own.methods, [Method::DELETE]);
+        assert!(own.headers.is_empty());
+        assert_eq!(own.expose, ["x-total"]);
+    }
+
+    #[test]
+    fn every_website_gets_no_credentials() {
+        check(
+            &cors("origins = \"*\"\ncredentials = true"),
+            "routes[0].cors.credentials",
+            "every website",
+        );
+        check(
+            &cors("origins = [\"*\"]\ncredentials = true"),
+            "routes[0].cors.credentials",
+            "every website",
+        );
+        good(&cors("origins = [\"https://a\"]\ncredentials = true"));
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_send_them() {
+        for origin in [
+            "null",
+            "",
+            "https://a/",
+            "https://a/b",
+            "https://A",
+            "a",
+            "https://a:443",
+            "http://a:80",
+            "https://u@a",
+            "https://",
+        ] {
+            check(
+                &cors(&format!("origins = [\"https://b\", \"{origin}\"]")),
+                "routes[0].cors.origins[1]",
+                "is no origin",
+            );
+        }
+        check(&cors(""), "routes[0].cors.origins", "is missing");
+        check(&cors("origins = []"), "routes[0].cors.origins", "is empty");
+        check(
+            &cors("origins = [\"*\", \"https://a\"]"),
+            "routes[0].cors.origins",
+            "keep one or the other",
+        );
+    }
+
+    #[test]
+    fn the_rest_is_judged_too() {
+        check(
+            &cors("origins = \"*\"\nmethods = [\"get\"]"),
+            "routes[0].cors.methods[0]",
+            "write \"GET\"",
+        );
+        check(
+            &cors("origins = \"*\"\nheaders = [\"a b\"]"),
+            "routes[0].cors.headers[0]",
+            "is no header name",
+        );
+        check(
+            &cors("origins = \"*\"\nexpose = [\"\"]"),
+            "routes[0].cors.expose[0]",
+            "is no header name",
+        );
+        check(
+            &cors("origins = \"*\"\nmax_age = \"25h\""),
+            "routes[0].cors.max_age",
+            "is out of bounds",
+        );
+    }
+}

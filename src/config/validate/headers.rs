@@ -140,3 +140,127 @@ fn is_reserved(folded: &str) -> bool {
             .iter()
             .any(|prefix| folded.starts_with(prefix))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check, good, issuer};
+
+    fn headers(members: &str) -> String {
+        issuer(&format!("headers = {{ {members} }}"))
+    }
+
+    #[test]
+    fn claims_become_headers_in_the_order_of_the_file() {
+        let settings = good(&issuer(
+            "payload_header = \"x-payload\"\non_unmappable_claim = \"omit\"\nmax_headers_size = 64\n[issuers.headers]\nX-User-Id = \"sub\"\nx-roles = \"realm_access.roles\"\na-last = \"/a/b\"",
+        ));
+        let map = &settings.issuers[0].headers;
+        let names: Vec<_> = map
+            .claims
+            .iter()
+            .map(|mapping| mapping.header.as_str())
+            .collect();
+        assert_eq!(names, ["x-user-id", "x-roles", "a-last"]);
+        assert_eq!(
+            map.payload.as_ref().map(http::HeaderName::as_str),
+            Some("x-payload")
+        );
+        assert_eq!(map.on_unmappable, super::OnUnmappable::Omit);
+        assert_eq!(map.size_max, 64);
+    }
+
+    #[test]
+    fn headers_that_mean_something_else_are_refused() {
+        for name in [
+            "host",
+            "Content-Length",
+            "content_length",
+            "transfer-encoding",
+            "connection",
+            "te",
+            "trailer",
+            "upgrade",
+            "keep-alive",
+            "Keep_Alive",
+            "proxy-authorization",
+            "proxy-connection",
+            "proxy_x",
+            "authorization",
+            "cookie",
+            "forwarded",
+            "x-forwarded-for",
+            "X_Forwarded_User",
+            "jotgate-issuer",
+            "JOTGATE_x",
+            "expect",
+        ] {
+            check(
+                &headers(&format!("{name} = \"sub\"")),
+                &format!("issuers[0].headers.{name}"),
+                "must not be made from a claim",
+            );
+        }
+        check(
+            &issuer("payload_header = \"cookie\""),
+            "issuers[0].payload_header",
+            "must not be made from a claim",
+        );
+        for name in [
+            "x-host",
+            "cookie2",
+            "x-forwarded",
+            "x-jotgate-id",
+            "hostname",
+        ] {
+            good(&headers(&format!("{name} = \"sub\"")));
+        }
+    }
+
+    #[test]
+    fn names_that_a_service_folds_are_one_name() {
+        check(
+            &headers("X_User_Id = \"email\", x-user-id = \"sub\""),
+            "issuers[0].headers.x-user-id",
+            "is the same header as issuers[0].headers.X_User_Id (line 8)",
+        );
+        check(
+            &headers("x-user-id = \"email\", X-User-ID = \"sub\""),
+            "issuers[0].headers.x-user-id",
+            "is the same header",
+        );
+        check(
+            &headers("x-user-id = \"email\", \"x.user!id\" = \"sub\""),
+            "issuers[0].headers.\"x.user!id\"",
+            "is the same header",
+        );
+        check(
+            &issuer("payload_header = \"x_user\"\nheaders = { x-user = \"sub\" }"),
+            "issuers[0].payload_header",
+            "is the same header",
+        );
+    }
+
+    #[test]
+    fn both_sides_of_a_header_are_judged() {
+        check(
+            &headers("\"x user\" = \"sub\""),
+            "issuers[0].headers.\"x user\"",
+            "is no header name",
+        );
+        check(
+            &headers("x-user = \"\""),
+            "issuers[0].headers.x-user",
+            "is no claim",
+        );
+        check(
+            &issuer("on_unmappable_claim = \"drop\""),
+            "issuers[0].on_unmappable_claim",
+            "write \"reject\" or \"omit\"",
+        );
+        check(
+            &issuer("max_headers_size = 63"),
+            "issuers[0].max_headers_size",
+            "is out of bounds",
+        );
+    }
+}

@@ -477,3 +477,337 @@ pub(super) fn nonempty<'t>(
     }
     Some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{BASE, check, faults, good, issuer};
+    use super::*;
+
+    /// A second issuer.
+    fn second(lines: &str) -> String {
+        format!("{BASE}[[issuers]]\naudiences = []\n{lines}\n")
+    }
+
+    #[test]
+    fn an_issuer_is_called_by_its_host() {
+        assert_eq!(good(BASE).issuers[0].name.as_str(), "id.example.com");
+        let named = BASE.replace("https://id.example.com", "company");
+        let named = named.replace("audiences =", "jwks_uri = \"https://a/\"\naudiences =");
+        assert_eq!(good(&named).issuers[0].name.as_str(), "company");
+        check(&issuer("name = \" \""), "issuers[0].name", "is empty");
+        check(&issuer("name = \"a\\nb\""), "issuers[0].name", "is no name");
+        check(
+            &issuer(&format!("name = \"{}\"", "a".repeat(201))),
+            "issuers[0].name",
+            "is no name",
+        );
+    }
+
+    #[test]
+    fn issuers_differ_in_name_and_identifier() {
+        good(&second(
+            "name = \"b\"\nissuer = \"https://id.example.com/b\"",
+        ));
+        check(
+            &second("issuer = \"https://id.example.com/b\""),
+            "issuers[1].issuer",
+            "is the name of issuers[0] (line 5) already; write another one",
+        );
+        check(
+            &second("name = \"id.example.com\"\nissuer = \"https://b\""),
+            "issuers[1].name",
+            "is the name of issuers[0]",
+        );
+        check(
+            &second("name = \"b\"\nissuer = \"https://id.example.com\""),
+            "issuers[1].issuer",
+            "is the issuer of issuers[0]",
+        );
+    }
+
+    #[test]
+    fn the_issuer_must_be_what_a_token_can_say() {
+        let base = |text: &str| BASE.replace("https://id.example.com", text);
+        check(&base(""), "issuers[0].issuer", "is empty");
+        check(
+            &base("https://id.example.com "),
+            "issuers[0].issuer",
+            "has blanks around it",
+        );
+        check(
+            &base(&format!("https://id/{}", "a".repeat(1024))),
+            "issuers[0].issuer",
+            "is longer than 1024 bytes",
+        );
+        check(
+            &BASE.replace("issuer = \"https://id.example.com\"", ""),
+            "issuers[0].issuer",
+            "is missing; write issuer = ",
+        );
+    }
+
+    #[test]
+    fn audiences_are_written_out() {
+        check(
+            &BASE.replace("audiences = [\"orders\"]", ""),
+            "issuers[0].audiences",
+            "is dangerous",
+        );
+        check(
+            &BASE.replace("[\"orders\"]", "[\"orders\", \"\"]"),
+            "issuers[0].audiences[1]",
+            "is empty",
+        );
+        assert!(
+            good(&BASE.replace("[\"orders\"]", "[]")).issuers[0]
+                .rules
+                .audiences
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn algorithms_fit_each_other_and_the_keys() {
+        let at = "issuers[0].algorithms";
+        let secret = "secret = { env = \"SECRET_64\" }\n";
+        assert_eq!(good(BASE).issuers[0].rules.algorithms.len(), 9);
+        assert_eq!(
+            good(&issuer(secret)).issuers[0].rules.algorithms,
+            [Algorithm::HS256]
+        );
+        let both = good(&issuer("algorithms = [\"EdDSA\", \"Ed25519\", \"ES256\"]"));
+        assert_eq!(
+            both.issuers[0].rules.algorithms,
+            [Algorithm::EdDSA, Algorithm::ES256]
+        );
+        check(&issuer("algorithms = []"), at, "no token would pass");
+        check(
+            &issuer("algorithms = [\"RS256\", \"none\"]"),
+            "issuers[0].algorithms[1]",
+            "would let anybody write tokens",
+        );
+        check(
+            &issuer("algorithms = [\"NONE\"]"),
+            "issuers[0].algorithms[0]",
+            "would let anybody write tokens",
+        );
+        check(
+            &issuer("algorithms = [\"rs256\"]"),
+            "issuers[0].algorithms[0]",
+            "write \"RS256\"",
+        );
+        check(
+            &issuer("algorithms = [\"ES512\"]"),
+            "issuers[0].algorithms[0]",
+            "is no algorithm that jotgate verifies",
+        );
+        check(
+            &issuer("algorithms = [\"RS256\", \"HS256\"]"),
+            at,
+            "mixes shared secrets",
+        );
+        check(
+            &issuer(&format!("{secret}algorithms = [\"HS256\", \"RS256\"]")),
+            at,
+            "mixes shared secrets",
+        );
+        check(
+            &issuer("algorithms = [\"HS256\"]"),
+            "issuers[0].algorithms[0]",
+            "needs a shared secret",
+        );
+        check(
+            &issuer(&format!("{secret}algorithms = [\"RS256\"]")),
+            "issuers[0].algorithms[0]",
+            "needs a public key",
+        );
+    }
+
+    #[test]
+    fn a_secret_is_as_long_as_the_longest_hash() {
+        for (len, algorithms, fits) in [
+            (31, "", false),
+            (32, "", true),
+            (32, "\"HS256\"", true),
+            (47, "\"HS256\", \"HS384\"", false),
+            (48, "\"HS256\", \"HS384\"", true),
+            (63, "\"HS512\", \"HS256\"", false),
+            (64, "\"HS512\", \"HS256\"", true),
+        ] {
+            let mut lines = format!("secret = {{ env = \"SECRET_{len}\" }}");
+            if !algorithms.is_empty() {
+                lines = format!("{lines}\nalgorithms = [{algorithms}]");
+            }
+            if fits {
+                good(&issuer(&lines));
+            } else {
+                check(&issuer(&lines), "issuers[0].secret", "is shorter than the ");
+            }
+        }
+        check(
+            &issuer("secret = { env = \"NOWHERE\" }"),
+            "issuers[0].secret",
+            "the variable NOWHERE is not set",
+        );
+        check(
+            &issuer("secret = { file = \"/no/such/file\" }"),
+            "issuers[0].secret",
+            "cannot be read",
+        );
+        check(
+            &issuer("secret = {}"),
+            "issuers[0].secret",
+            "needs one source",
+        );
+        check(
+            &issuer("secret = { env = \"SECRET_64\", file = \"x\" }"),
+            "issuers[0].secret",
+            "needs one source",
+        );
+        check(
+            &issuer("secret = { env = \"SECRET_64\", fil = \"x\" }"),
+            "issuers[0].secret.fil",
+            "did you mean `file`?",
+        );
+    }
+
+    #[test]
+    fn unencrypted_keys_stay_on_this_machine() {
+        check(
+            &issuer("jwks_uri = \"http://a/keys\""),
+            "issuers[0].jwks_uri",
+            "can be forged",
+        );
+        check(
+            &issuer("discovery = \"http://a/keys\""),
+            "issuers[0].discovery",
+            "can be forged",
+        );
+        check(
+            &BASE.replace("https://id", "http://id"),
+            "issuers[0].issuer",
+            "can be forged",
+        );
+        good(&issuer("jwks_uri = \"http://127.0.0.1:1/keys\""));
+        let settings = good(&issuer(
+            "jwks_uri = \"http://a/keys\"\ninsecure_http = true",
+        ));
+        assert!(settings.issuers[0].insecure_http);
+        let secret = "secret = { env = \"SECRET_64\" }\n";
+        for (key, value) in [("insecure_http", "true"), ("fetch_timeout", "\"1s\"")] {
+            check(
+                &issuer(&format!("{secret}{key} = {value}")),
+                &format!("issuers[0].{key}"),
+                "would never be used",
+            );
+        }
+        check(
+            &issuer("ca = \"/no/such/file\""),
+            "issuers[0].ca",
+            "cannot be read",
+        );
+    }
+
+    #[test]
+    fn times_have_bounds() {
+        for line in [
+            "refresh = \"29s\"",
+            "refresh = \"25h\"",
+            "refresh_min_interval = \"0s\"",
+            "refresh_min_interval = \"2h\"",
+            "fetch_timeout = \"0s\"",
+            "fetch_timeout = \"2m\"",
+            "stale_max = \"0s\"",
+            "leeway = \"301s\"",
+            "max_token_lifetime = \"0s\"",
+            "max_token_lifetime = \"401days\"",
+        ] {
+            let key = line.split(' ').next().expect("a key");
+            let all = faults(&issuer(line));
+            assert!(all[0].contains(&format!("issuers[0].{key}: ")), "{all:?}");
+            assert!(all[0].contains("is out of bounds"), "{all:?}");
+        }
+        check(
+            &issuer("refresh = \"1h\"\nstale_max = \"59m\""),
+            "issuers[0].stale_max",
+            "is shorter than refresh",
+        );
+        let settings = good(&issuer("leeway = \"0s\"\nrefresh = \"24h\""));
+        assert_eq!(settings.issuers[0].rules.leeway, Duration::ZERO);
+        assert_eq!(settings.issuers[0].stale_max, DAY);
+    }
+
+    #[test]
+    fn types_are_folded_and_the_empty_one_is_none() {
+        let settings = good(&issuer(
+            "token_types = [\"application/AT+JWT\", \"at+jwt\", \"JWT\"]",
+        ));
+        let types = &settings.issuers[0].rules.types;
+        assert_eq!(types.named, ["at+jwt".into(), "jwt".into()]);
+        assert!(!types.absent);
+        assert!(
+            good(&issuer("token_types = [\"\"]")).issuers[0]
+                .rules
+                .types
+                .absent
+        );
+        check(
+            &issuer("token_types = []"),
+            "issuers[0].token_types",
+            "no token would pass",
+        );
+        check(
+            &issuer("token_types = [\"a b\"]"),
+            "issuers[0].token_types[0]",
+            "is no token type",
+        );
+        check(
+            &issuer("token_types = [\"application/\"]"),
+            "issuers[0].token_types[0]",
+            "is no token type",
+        );
+    }
+
+    #[test]
+    fn claims_have_names() {
+        let settings = good(&issuer(
+            "claims = { subject = \"uid\", client = \"appid\", scopes = [\"scp\", \"/a/b\"] }\nrequire = [\"sid\"]",
+        ));
+        let rules = &settings.issuers[0].rules;
+        assert_eq!(rules.names.subject.as_str(), "uid");
+        assert_eq!(rules.names.token_id.as_str(), "jti");
+        assert_eq!(rules.names.client.len(), 1);
+        assert_eq!(rules.names.scopes[1].as_str(), "/a/b");
+        assert_eq!(rules.require[0].as_str(), "sid");
+        check(
+            &issuer("claims = { session_id = \"\" }"),
+            "issuers[0].claims.session_id",
+            "is no claim",
+        );
+        check(
+            &issuer("claims = { client = \"a..b\" }"),
+            "issuers[0].claims.client",
+            "is no claim",
+        );
+        check(
+            &issuer("claims = { scopes = [\"scp\", \"\"] }"),
+            "issuers[0].claims.scopes[1]",
+            "is no claim",
+        );
+        check(
+            &issuer("claims = { scopes = [] }"),
+            "issuers[0].claims.scopes",
+            "is empty",
+        );
+        check(
+            &issuer("claims = { scopes = [1] }"),
+            "issuers[0].claims.scopes[0]",
+            "does not fit",
+        );
+        check(
+            &issuer("require = [\"\"]"),
+            "issuers[0].require[0]",
+            "is no claim",
+        );
+    }
+}

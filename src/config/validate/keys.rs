@@ -145,3 +145,128 @@ fn is_private(key: &Value) -> bool {
         .iter()
         .any(|member| key.get(member).is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{BASE, check, good, issuer};
+    use super::*;
+
+    fn source(line: &str) -> KeySource {
+        let mut settings = good(&issuer(line));
+        settings.issuers.remove(0).keys
+    }
+
+    #[test]
+    fn keys_are_discovered_at_the_issuer_by_default() {
+        let url = "https://id.example.com/.well-known/openid-configuration";
+        for line in ["", "discovery = true"] {
+            assert!(
+                matches!(source(line), KeySource::Discovery(found) if found == url),
+                "{line}"
+            );
+        }
+        let slash = BASE.replace("id.example.com", "id.example.com/");
+        assert!(
+            matches!(&good(&slash).issuers[0].keys, KeySource::Discovery(found) if *found == url)
+        );
+        let other = source("discovery = \"https://other.example.com/config\"");
+        assert!(
+            matches!(other, KeySource::Discovery(found) if found == "https://other.example.com/config")
+        );
+        let named = BASE.replace("https://id.example.com", "company");
+        check(
+            &named,
+            "issuers[0].issuer",
+            "is no URL that keys can be discovered at",
+        );
+        check(
+            &issuer("discovery = false"),
+            "issuers[0].discovery",
+            "without keys",
+        );
+        check(
+            &issuer("discovery = \"config\""),
+            "issuers[0].discovery",
+            "must begin with https://",
+        );
+    }
+
+    #[test]
+    fn an_issuer_has_one_key_source() {
+        assert!(
+            matches!(source("jwks_uri = \"https://a/keys\""), KeySource::Url(found) if found == "https://a/keys")
+        );
+        check(
+            &issuer("jwks_uri = \"https://a/keys\"\ndiscovery = true"),
+            "issuers[0].jwks_uri",
+            "is a second key source beside discovery; keep one of discovery, jwks_uri",
+        );
+        check(
+            &issuer("jwks_uri = \"keys\""),
+            "issuers[0].jwks_uri",
+            "must begin with https://",
+        );
+    }
+
+    #[test]
+    fn files_must_be_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("keys");
+        std::fs::write(&file, "x").expect("a file");
+        let line =
+            |key: &str, path: &std::path::Path| format!("{key} = {:?}", path.display().to_string());
+        assert!(
+            matches!(source(&line("jwks_file", &file)), KeySource::File(found) if found == file)
+        );
+        assert!(
+            matches!(source(&line("public_key_file", &file)), KeySource::PublicKeyFile(found) if found == file)
+        );
+        for key in ["jwks_file", "public_key_file"] {
+            check(
+                &issuer(&line(key, &folder.path().join("none"))),
+                &format!("issuers[0].{key}"),
+                "cannot be read",
+            );
+            check(
+                &issuer(&line(key, folder.path())),
+                &format!("issuers[0].{key}"),
+                "is a folder",
+            );
+        }
+    }
+
+    #[test]
+    fn an_inline_set_has_public_keys() {
+        let json = r#"{"keys":[{"kty":"OKP"}]}"#;
+        for line in [
+            format!("jwks = '{json}'"),
+            "jwks = { keys = [{ kty = \"OKP\" }] }".to_owned(),
+        ] {
+            assert!(
+                matches!(source(&line), KeySource::Inline(text) if text == json),
+                "{line}"
+            );
+        }
+        for (set, word) in [
+            ("'{'", "is no JSON (its line 1, column 1)"),
+            ("'[]'", "is no key set"),
+            ("{}", "is no key set"),
+            ("'{\"keys\": []}'", "has no keys"),
+            (
+                "{ keys = [{ kty = \"OKP\", d = \"x\" }] }",
+                "holds a private or symmetric key",
+            ),
+            (
+                "{ keys = [{ kty = \"oct\", k = \"x\" }] }",
+                "holds a private or symmetric key",
+            ),
+        ] {
+            check(&issuer(&format!("jwks = {set}")), "issuers[0].jwks", word);
+        }
+        let large = format!(
+            "jwks = {{ keys = [{{ kty = \"{}\" }}] }}",
+            "x".repeat(JWKS_BYTES_MAX)
+        );
+        check(&issuer(&large), "issuers[0].jwks", "is larger than");
+    }
+}

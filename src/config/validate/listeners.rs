@@ -159,3 +159,128 @@ fn network(text: &str) -> Result<IpNet, &'static str> {
     }
     Ok(network)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{BASE, check, good, listener};
+    use super::*;
+
+    #[test]
+    fn there_must_be_a_listener() {
+        let text = BASE.replace("[[listeners]]\naddress = \"127.0.0.1:0\"", "");
+        check(&text, "listeners", "there is none");
+        check(
+            &format!("listeners = []\n{text}"),
+            "listeners",
+            "there is none",
+        );
+    }
+
+    #[test]
+    fn addresses_are_numbers_or_sockets() {
+        let address = |text: &str| BASE.replace("127.0.0.1:0", text);
+        for text in ["0.0.0.0:8080", "[::1]:8080", "unix:/run/jotgate.sock"] {
+            good(&address(text));
+        }
+        for text in [
+            "",
+            "8080",
+            ":8080",
+            "localhost:8080",
+            "0.0.0.0",
+            "0.0.0.0:99999",
+            "::1:8080",
+        ] {
+            check(&address(text), "listeners[0].address", "is no address");
+        }
+        check(&address("unix:"), "listeners[0].address", "is no path");
+        check(
+            &address(&format!("unix:/{}", "a".repeat(107))),
+            "listeners[0].address",
+            "too long for a socket",
+        );
+        let missing = BASE.replace("address = \"127.0.0.1:0\"", "");
+        check(
+            &missing,
+            "listeners[0].address",
+            "is missing; write address = ",
+        );
+    }
+
+    #[test]
+    fn two_listeners_have_two_addresses() {
+        let two = |first: &str, second: &str| {
+            BASE.replace("127.0.0.1:0", first).replace(
+                "\n\n[[issuers]]",
+                &format!("\n\n[[listeners]]\naddress = \"{second}\"\n\n[[issuers]]"),
+            )
+        };
+        good(&two("127.0.0.1:0", "127.0.0.1:0"));
+        good(&two("127.0.0.1:1", "127.0.0.1:2"));
+        check(
+            &two("127.0.0.1:1", "127.0.0.1:1"),
+            "listeners[1].address",
+            "is the address of listeners[0] (line 2)",
+        );
+        check(
+            &two("unix:/a", "unix:/a"),
+            "listeners[1].address",
+            "is the address of listeners[0]",
+        );
+    }
+
+    #[test]
+    fn proxies_are_networks() {
+        let settings = good(&listener(
+            "trusted_proxies = [\"10.0.0.0/8\", \"192.0.2.7\", \"::1\"]",
+        ));
+        let networks: Vec<_> = settings.listeners[0]
+            .trusted_proxies
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
+        check(
+            &listener("trusted_proxies = [\"10.0.0.0/8\", \"ingress\"]"),
+            "listeners[0].trusted_proxies[1]",
+            "is no network",
+        );
+        check(
+            &listener("trusted_proxies = [\"10.0.0.1/8\"]"),
+            "listeners[0].trusted_proxies[0]",
+            "bits set beyond",
+        );
+    }
+
+    #[test]
+    fn limits_have_bounds() {
+        for (line, key) in [
+            ("max_connections = 0", "max_connections"),
+            ("header_timeout = \"0s\"", "header_timeout"),
+            ("header_timeout = \"25h\"", "header_timeout"),
+            ("idle_timeout = \"0s\"", "idle_timeout"),
+            ("body_timeout = \"0s\"", "body_timeout"),
+            ("max_header_size = \"8191\"", "max_header_size"),
+            ("max_header_size = \"2MiB\"", "max_header_size"),
+            ("max_headers = 0", "max_headers"),
+            ("max_body_size = 0", "max_body_size"),
+            ("max_streams = 0", "max_streams"),
+            ("max_streams = 4294967297", "max_streams"),
+        ] {
+            check(
+                &listener(line),
+                &format!("listeners[0].{key}"),
+                "is out of bounds; write a ",
+            );
+        }
+        let settings = good(&listener(
+            "max_header_size = \"8KiB\"\nmax_body_size = 1\nheader_timeout = \"1ms\"",
+        ));
+        let listener = &settings.listeners[0];
+        assert_eq!(
+            (listener.max_header_size, listener.max_body_size),
+            (8192, Some(1))
+        );
+        assert_eq!(listener.header_timeout, Duration::from_millis(1));
+    }
+}

@@ -103,3 +103,48 @@ fn folder(path: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> 
     }
     Some(folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{BASE, check, good};
+
+    fn top(lines: &str) -> String {
+        format!("{lines}\n{BASE}")
+    }
+
+    #[test]
+    fn numbers_and_times_have_bounds() {
+        for (line, path) in [
+            ("workers = 0", "workers"),
+            ("workers = 1025", "workers"),
+            ("token_cache.max_size = \"2TiB\"", "token_cache.max_size"),
+            ("denylist.max_entries = 0", "denylist.max_entries"),
+            ("denylist.max_entries = 100000001", "denylist.max_entries"),
+            ("shutdown.drain_delay = \"2h\"", "shutdown.drain_delay"),
+            ("shutdown.drain_timeout = \"0s\"", "shutdown.drain_timeout"),
+            ("shutdown.drain_timeout = \"25h\"", "shutdown.drain_timeout"),
+        ] {
+            check(&top(line), path, "is out of bounds");
+        }
+        let settings = good(&top(
+            "workers = 3\ntoken_cache.max_size = 0\ndenylist.max_entries = 7",
+        ));
+        assert_eq!(settings.workers.get(), 3);
+        assert_eq!(settings.token_cache_bytes, 0);
+        assert_eq!(settings.denylist.max_entries, 7);
+    }
+
+    #[test]
+    fn the_folder_of_keys_may_come_later_but_is_no_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let line =
+            |path: &std::path::Path| format!("jwks_cache = {:?}", path.display().to_string());
+        let settings = good(&top(&line(&folder.path().join("later"))));
+        assert_eq!(settings.jwks_cache, Some(folder.path().join("later")));
+        good(&top(&line(folder.path())));
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").expect("a file");
+        check(&top(&line(&file)), "jwks_cache", "is no folder");
+        check(&top("jwks_cache = \"\""), "jwks_cache", "is no path");
+    }
+}

@@ -475,3 +475,319 @@ fn places(raw: Option<&raw::Token>, at: &KeyPath, check: &mut Check<'_>) -> Plac
         forward: raw.forward.unwrap_or(false),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::{BASE, check, faults, good, route};
+    use super::*;
+
+    /// A second route.
+    fn second(lines: &str) -> String {
+        route(&format!("[[routes]]\nupstream = \"http://b\"\n{lines}"))
+    }
+
+    #[test]
+    fn there_must_be_a_route() {
+        let (text, _) = BASE.split_once("[[routes]]").expect("routes");
+        check(text, "routes", "there is none");
+        check(&format!("routes = []\n{text}"), "routes", "there is none");
+    }
+
+    #[test]
+    fn a_route_is_called_by_what_it_matches() {
+        let names = |text: &str| -> Vec<String> {
+            good(text)
+                .routes
+                .iter()
+                .map(|route| route.name.to_string())
+                .collect()
+        };
+        assert_eq!(names(BASE), ["/*"]);
+        assert_eq!(
+            names(&second("hosts = [\"a.b\", \"*.c\"]\npath_exact = \"/x\"")),
+            ["/*", "a.b,*.c/x"]
+        );
+        assert_eq!(
+            names(&second("path = \"/\"\nmethods = [\"GET\", \"HEAD\"]")),
+            ["/*", "GET,HEAD /*"]
+        );
+        assert_eq!(
+            names(&second("path = \"/\"\nhosts = [\"a\"]\nname = \"x\"")),
+            ["/*", "x"]
+        );
+        check(
+            &second("path = \"/a\"\nname = \"/*\""),
+            "routes[1].name",
+            "is the name of routes[0]",
+        );
+        check(
+            &second("path = \"/a\"\nname = \"\""),
+            "routes[1].name",
+            "is empty",
+        );
+    }
+
+    #[test]
+    fn routes_that_nobody_could_tell_apart_are_both_named() {
+        check(
+            &second("path = \"/\""),
+            "routes[1]",
+            "matches the same host, path and method as routes[0] (line 9)",
+        );
+        check(
+            &format!("{BASE}name = \"first\"\n[[routes]]\npath = \"/\"\nupstream = \"http://b\"\n"),
+            "routes[1]",
+            "as \"first\", routes[0]",
+        );
+        check(
+            &second("path = \"/a\"\nhosts = [\"a\", \"A\"]"),
+            "routes[1]",
+            "names the same host twice",
+        );
+        let three = second("path = \"/\"\n[[routes]]\npath = \"/\"\nupstream = \"http://c\"");
+        assert_eq!(faults(&three).len(), 2);
+        good(&second("path = \"/\"\nmethods = [\"GET\"]"));
+        good(&second("path_exact = \"/\""));
+    }
+
+    #[test]
+    fn a_path_is_a_prefix_or_exact() {
+        let path = |lines: &str| BASE.replace("path = \"/\"", lines);
+        check(&path(""), "routes[0].path", "is missing");
+        check(
+            &path("path = \"/\"\npath_exact = \"/\""),
+            "routes[0].path_exact",
+            "stands beside path",
+        );
+        check(&path("path = \"orders\""), "routes[0].path", "is no path");
+        check(
+            &path("path_exact = \"/a//b\""),
+            "routes[0].path_exact",
+            "write \"/a/b\"",
+        );
+        check(
+            &path("path_exact = 1"),
+            "routes[0].path_exact",
+            "does not fit here",
+        );
+    }
+
+    #[test]
+    fn hosts_and_methods_are_judged_one_by_one() {
+        check(&route("hosts = []"), "routes[0].hosts", "is empty");
+        check(
+            &route("hosts = [\"a\", \"a:80\"]"),
+            "routes[0].hosts[1]",
+            "is no host",
+        );
+        check(&route("methods = []"), "routes[0].methods", "is empty");
+        check(
+            &route("methods = [\"GET\", \"post\"]"),
+            "routes[0].methods[1]",
+            "write \"POST\"",
+        );
+        check(
+            &route("methods = [\"G T\"]"),
+            "routes[0].methods[0]",
+            "is no method",
+        );
+        check(
+            &route("methods = [\"TRACE\"]"),
+            "routes[0].methods[0]",
+            "is refused on every route",
+        );
+        check(
+            &route("methods = [\"CONNECT\"]"),
+            "routes[0].methods[0]",
+            "is refused on every route",
+        );
+    }
+
+    #[test]
+    fn a_route_has_an_upstream_and_a_timeout() {
+        check(
+            &BASE.replace("upstream = \"http://127.0.0.1:3000\"", ""),
+            "routes[0].upstream",
+            "is missing",
+        );
+        check(
+            &route("timeout = \"0s\""),
+            "routes[0].timeout",
+            "is out of bounds",
+        );
+    }
+
+    #[test]
+    fn somebody_must_be_able_to_pass() {
+        assert_eq!(
+            good(BASE).routes[0].issuers,
+            [IssuerName::new("id.example.com")]
+        );
+        check(
+            &route("auth = \"maybe\""),
+            "routes[0].auth",
+            "write \"required\", \"optional\" or \"public\"",
+        );
+        check(
+            &route("issuers = []"),
+            "routes[0].issuers",
+            "no token could pass",
+        );
+        check(
+            &route("issuers = [\"other\"]"),
+            "routes[0].issuers[0]",
+            "is no issuer; write some of [\"id.example.com\"]",
+        );
+        let without = format!(
+            "{}{}",
+            &BASE[..BASE.find("[[issuers]]").expect("issuers")],
+            &BASE[BASE.find("[[routes]]").expect("routes")..]
+        );
+        check(&without, "routes[0].issuers", "there is no issuer");
+        check(
+            &format!("{without}auth = \"optional\"\n"),
+            "routes[0].issuers",
+            "there is no issuer",
+        );
+        let public = good(&format!("{without}auth = \"public\"\n"));
+        assert!(public.routes[0].issuers.is_empty());
+    }
+
+    #[test]
+    fn an_issuer_that_could_not_be_read_is_not_missed_twice() {
+        check(
+            &BASE.replace("issuer = \"https://id.example.com\"", "issuer = 1"),
+            "issuers[0].issuer",
+            "does not fit here",
+        );
+        check(
+            &format!(
+                "issuers = 1\n{}",
+                BASE.replace(
+                    "[[issuers]]\nissuer = \"https://id.example.com\"\naudiences = [\"orders\"]",
+                    ""
+                )
+            ),
+            "issuers",
+            "does not fit here",
+        );
+    }
+
+    #[test]
+    fn a_public_route_asks_nothing() {
+        for (key, value) in [
+            ("issuers", "[\"id.example.com\"]"),
+            ("scopes", "[\"a\"]"),
+            ("any_scope", "[\"a\"]"),
+            ("claims", "{ a = 1 }"),
+        ] {
+            check(
+                &route(&format!("auth = \"public\"\n{key} = {value}")),
+                &format!("routes[0].{key}"),
+                "would never be asked",
+            );
+        }
+        assert_eq!(
+            good(&route("auth = \"public\"")).routes[0].auth,
+            Auth::Public
+        );
+    }
+
+    #[test]
+    fn requirements_are_kept_exactly() {
+        let settings = good(&route(
+            "scopes = [\"a\", \"b:c\"]\nany_scope = [\"d\"]\nclaims = { tenant = [\"x\", 1, true], \"a.b\" = -1 }",
+        ));
+        let requirement = &settings.routes[0].requirement;
+        assert_eq!(requirement.scopes, ["a".into(), "b:c".into()]);
+        assert_eq!(requirement.any_scope, ["d".into()]);
+        assert_eq!(requirement.claims[0].path.as_str(), "a.b");
+        assert_eq!(requirement.claims[0].any_of, [json!(-1)]);
+        assert_eq!(
+            requirement.claims[1].any_of,
+            [json!("x"), json!(1), json!(true)]
+        );
+        check(
+            &route("scopes = [\"a b\"]"),
+            "routes[0].scopes[0]",
+            "is no scope",
+        );
+        check(
+            &route("scopes = ['a\"']"),
+            "routes[0].scopes[0]",
+            "is no scope",
+        );
+        check(
+            &route("scopes = [\"\"]"),
+            "routes[0].scopes[0]",
+            "is no scope",
+        );
+        check(&route("any_scope = []"), "routes[0].any_scope", "is empty");
+        check(&route("claims = {}"), "routes[0].claims", "is empty");
+        check(
+            &route("claims = { a = [] }"),
+            "routes[0].claims.a",
+            "an empty list",
+        );
+        check(
+            &route("claims = { a = [1, 1.5] }"),
+            "routes[0].claims.a[1]",
+            "does not fit here",
+        );
+        check(
+            &route("claims = { \"a..b\" = 1 }"),
+            "routes[0].claims.\"a..b\"",
+            "is no claim",
+        );
+    }
+
+    #[test]
+    fn a_token_is_looked_for_somewhere() {
+        let token = |members: &str| route(&format!("token = {{ {members} }}"));
+        let places = |members: &str| good(&token(members)).routes.remove(0).token;
+        assert!(good(BASE).routes[0].token.authorization);
+        assert!(places("forward = true").authorization);
+        let cookie = places("cookie = \"session\"");
+        assert_eq!(
+            (cookie.authorization, cookie.cookie.as_deref()),
+            (false, Some("session"))
+        );
+        let both = places("authorization = true, header = \"X-Token\"");
+        assert_eq!(
+            (both.authorization, both.header),
+            (true, Some(http::HeaderName::from_static("x-token")))
+        );
+        assert_eq!(
+            places("query = \"access_token\"").query.as_deref(),
+            Some("access_token")
+        );
+        check(
+            &token("authorization = false"),
+            "routes[0].token.authorization",
+            "no place to look",
+        );
+        check(
+            &token("header = \"Authorization\""),
+            "routes[0].token.header",
+            "write authorization = true",
+        );
+        check(
+            &token("header = \"cookie\""),
+            "routes[0].token.header",
+            "write cookie = ",
+        );
+        check(
+            &token("header = \"a b\""),
+            "routes[0].token.header",
+            "is no header name",
+        );
+        check(
+            &token("cookie = \"a=b\""),
+            "routes[0].token.cookie",
+            "is no cookie's name",
+        );
+        check(&token("query = \"\""), "routes[0].token.query", "is empty");
+    }
+}

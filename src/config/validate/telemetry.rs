@@ -63,7 +63,27 @@ fn filter(text: &str) -> Result<Box<str>, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{BASE, check, good};
     use super::*;
+
+    #[test]
+    fn logs_are_text_or_json() {
+        let settings = good(&format!(
+            "{BASE}[telemetry]\naccess_log = false\nlog.format = \"json\"\n"
+        ));
+        assert_eq!(settings.telemetry.format, LogFormat::Json);
+        assert!(!settings.telemetry.access_log);
+        check(
+            &format!("{BASE}[telemetry.log]\nformat = \"xml\"\n"),
+            "telemetry.log.format",
+            "write \"text\" or \"json\"",
+        );
+        check(
+            &format!("{BASE}[telemetry.log]\nlevel = \"inof\"\n"),
+            "telemetry.log.level",
+            "is no filter",
+        );
+    }
 
     #[test]
     fn a_level_with_a_typing_error_is_no_filter() {

@@ -190,3 +190,126 @@ impl Upstreams {
         self.made
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{BASE, check, good};
+    use super::*;
+
+    /// A file with one more section, and a route that names it.
+    fn upstream(lines: &str) -> String {
+        let base = BASE.replace("http://127.0.0.1:3000", "orders");
+        format!("{base}[[upstreams]]\n{lines}\n")
+    }
+
+    #[test]
+    fn a_route_names_an_upstream_or_writes_its_server() {
+        let settings = good(&upstream(
+            "name = \"orders\"\nservers = [\"http://a:1\", \"http://[::1]\", \"unix:/run/o.sock\"]\nmax_idle = 0",
+        ));
+        assert_eq!(
+            settings.upstreams[0].servers,
+            [
+                Server::Tcp {
+                    host: "a".into(),
+                    port: 1
+                },
+                Server::Tcp {
+                    host: "::1".into(),
+                    port: 80
+                },
+                Server::Unix("/run/o.sock".into()),
+            ]
+        );
+        assert_eq!(settings.routes[0].upstream.as_str(), "orders");
+        let inline = good(&format!(
+            "{BASE}[[routes]]\npath = \"/a\"\nupstream = \"http://127.0.0.1:3000\"\n"
+        ));
+        assert_eq!(inline.upstreams.len(), 1);
+        assert_eq!(inline.routes[1].upstream, inline.upstreams[0].name);
+        check(
+            &BASE.replace("http://127.0.0.1:3000", "orders"),
+            "routes[0].upstream",
+            "\"orders\" is no upstream; write a URL",
+        );
+        let other = upstream("name = \"order\"\nservers = [\"http://a\"]");
+        check(
+            &other,
+            "routes[0].upstream",
+            "\"orders\" is no upstream; write one of [\"order\"]",
+        );
+    }
+
+    #[test]
+    fn servers_are_plain_http() {
+        for (server, word) in [
+            (
+                "https://a",
+                "needs TLS, which is not supported to services yet",
+            ),
+            ("http://a/api", "write \"http://a\""),
+            ("http://a/?x=1", "has a path"),
+            ("http://me@a", "is no server"),
+            ("http://", "is no server"),
+            ("ftp://a", "is no server"),
+            ("unix:", "is no path"),
+        ] {
+            check(
+                &BASE.replace("http://127.0.0.1:3000", server),
+                "routes[0].upstream",
+                word,
+            );
+        }
+        check(
+            &upstream("name = \"orders\"\nservers = [\"http://a\", \"a:80\"]"),
+            "upstreams[0].servers[1]",
+            "is no server",
+        );
+    }
+
+    #[test]
+    fn an_upstream_has_a_name_and_servers() {
+        check(
+            &upstream("name = \"orders\""),
+            "upstreams[0].servers",
+            "is missing; write servers = ",
+        );
+        check(
+            &upstream("name = \"orders\"\nservers = []"),
+            "upstreams[0].servers",
+            "is empty",
+        );
+        check(
+            &upstream("servers = [\"http://a\"]"),
+            "upstreams[0].name",
+            "is missing",
+        );
+        check(
+            &upstream(
+                "name = \"orders\"\nservers = [\"http://a\"]\n[[upstreams]]\nname = \"http://a\"\nservers = [\"http://a\"]",
+            ),
+            "upstreams[1].name",
+            "is a URL, not a name",
+        );
+        check(
+            &upstream(
+                "name = \"orders\"\nservers = [\"http://a\"]\n[[upstreams]]\nname = \"orders\"\nservers = [\"http://b\"]",
+            ),
+            "upstreams[1].name",
+            "is the name of upstreams[0]",
+        );
+        for (line, key) in [
+            ("connect_timeout = \"0s\"", "connect_timeout"),
+            ("idle_timeout = \"0s\"", "idle_timeout"),
+            ("max_idle = 65537", "max_idle"),
+        ] {
+            check(
+                &upstream(&format!(
+                    "name = \"orders\"\nservers = [\"http://a\"]\n{line}"
+                )),
+                &format!("upstreams[0].{key}"),
+                "is out of bounds",
+            );
+        }
+    }
+}
