@@ -91,6 +91,7 @@ sections! {
         stale_max: Span,
         leeway: Span,
         max_token_lifetime: Span,
+        allow_missing_iat: bool,
         token_types: List<String>,
         require: List<String>,
         claims: ClaimNames,

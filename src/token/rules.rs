@@ -22,8 +22,12 @@ pub struct Rules {
     pub algorithms: Vec<Algorithm>,
     /// Clock skew allowed on `exp`, `nbf`, `iat`. Default 30 s, at most 5 min.
     pub leeway: Duration,
-    /// Longest `exp - iat`. Default 24 h. Without `iat`: longest time from now to `exp`.
+    /// Longest `exp - iat`. Default 24 h.
     pub max_lifetime: Duration,
+    /// Whether tokens without `iat` pass, if they expire within `max_lifetime` from now. Default false: nobody can say
+    /// when such a token was issued, so it may come to life again after a revocation was forgotten
+    /// (`docs/adr/0001-iat-is-required.md`).
+    pub allow_missing_iat: bool,
     /// Allowed header `typ`. Default `at+jwt`, `jwt`, and absent.
     pub types: Types,
     /// Claims that must be there and not null.
@@ -93,10 +97,12 @@ impl Rules {
         if claims.issued.is_some_and(|issued| issued > latest) {
             return Err(Reject::IssuedInFuture);
         }
-        // A revocation rule may be forgotten only because no token outlives this bound. Without `iat` the rest of
-        // its life is bounded instead; under a rule with a cutoff such a token is denied anyway. One whose `iat`
-        // lies within the leeway ahead of us may live on as long.
-        let began = claims.issued.unwrap_or(now);
+        // A revocation rule may be forgotten only because no token outlives this bound.
+        let began = match claims.issued {
+            Some(issued) => issued,
+            None if self.allow_missing_iat => now,
+            None => return Err(Reject::ClaimMissing),
+        };
         if claims.expires.since(began) > self.max_lifetime {
             return Err(Reject::LifetimeTooLong);
         }

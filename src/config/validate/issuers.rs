@@ -196,6 +196,7 @@ fn issuer(
             algorithms,
             leeway,
             max_lifetime,
+            allow_missing_iat: raw.allow_missing_iat.unwrap_or(false),
             types,
             require,
             names,

@@ -165,6 +165,7 @@ fn issuer(keys: KeySource) -> Issuer {
             algorithms: vec![Algorithm::EdDSA, Algorithm::RS256],
             leeway: Duration::ZERO,
             max_lifetime: HOUR,
+            allow_missing_iat: false,
             types: Types {
                 named: Vec::new(),
                 absent: true,
