@@ -97,12 +97,16 @@ impl Index {
     /// spares the look-up while the epoch stays the same.
     #[must_use]
     pub fn is_denied_since(&self, token: &TokenKeys, clean_at: &AtomicU64) -> Option<Kind> {
-        // The epoch comes first. Loaded after the look-up it could be that of a rule which the look-up missed.
+        self.since(clean_at, || self.check(token))
+    }
+
+    /// The epoch comes first. Loaded after the look-up it could be that of a rule which the look-up missed.
+    fn since(&self, clean_at: &AtomicU64, look_up: impl FnOnce() -> Option<Kind>) -> Option<Kind> {
         let epoch = self.epoch();
         if clean_at.load(Ordering::Relaxed) == epoch {
             return None;
         }
-        let denied = self.check(token);
+        let denied = look_up();
         if denied.is_none() {
             clean_at.store(epoch, Ordering::Relaxed);
         }
@@ -482,7 +486,6 @@ const fn unpack(packed: u64) -> Span {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::atomic::AtomicBool;
 
     use proptest::prelude::*;
     use serde_json::Value;
@@ -759,25 +762,58 @@ mod tests {
 
     #[test]
     fn a_rule_that_comes_between_look_up_and_remembering_is_not_lost() {
-        let (index, mut writer) = index(1_000_000);
-        let clean_at = Arc::new(AtomicU64::new(Index::NEVER));
-        for round in 0..2000 {
-            let keys = token(round, 5);
-            clean_at.store(Index::NEVER, Ordering::Relaxed);
-            let done = Arc::new(AtomicBool::new(false));
-            std::thread::scope(|scope| {
-                let (index, clean_at, done) = (&index, &clean_at, &done);
-                scope.spawn(move || {
-                    while !done.load(Ordering::Acquire) {
-                        let _ = index.is_denied_since(&keys, clean_at);
-                    }
-                });
-                writer.apply(&[user(round, 5, 9)]).unwrap();
-                let verdict = index.is_denied_since(&keys, clean_at);
-                done.store(true, Ordering::Release);
-                assert_eq!(verdict, Some(Kind::User), "round {round}");
+        let (index, mut writer) = index(10);
+        let clean_at = AtomicU64::new(Index::NEVER);
+        let missed = index.since(&clean_at, || {
+            let missed = index.check(&token(1, 5));
+            writer.apply(&[user(1, 5, 9)]).unwrap();
+            missed
+        });
+        assert_eq!(missed, None, "this request was earlier");
+        let next = index.is_denied_since(&token(1, 5), &clean_at);
+        assert_eq!(next, Some(Kind::User));
+    }
+
+    #[test]
+    fn no_token_is_remembered_as_clean_while_its_rule_is_being_added() {
+        const ROUNDS: usize = 100;
+        const BATCH: usize = 2000;
+        let (index, mut writer) = index(ROUNDS * BATCH);
+        // The rule of the round comes last in a long batch, so that the reader asks many times in between.
+        let rounds: Vec<(TokenKeys, Vec<Rule>)> = (0..ROUNDS as u64)
+            .map(|round| {
+                let noise = |number| user(1_000_000 + round * BATCH as u64 + number, 5, 9);
+                let mut rules: Vec<_> = (1..BATCH as u64).map(noise).collect();
+                rules.push(user(round, 5, 9));
+                (token(round, 5), rules)
+            })
+            .collect();
+        let clean_at: Vec<_> = (0..ROUNDS).map(|_| AtomicU64::new(Index::NEVER)).collect();
+        let (round, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                loop {
+                    let round = round.load(Ordering::Acquire);
+                    let Some((keys, _)) = rounds.get(round) else {
+                        return;
+                    };
+                    let _ = index.is_denied_since(keys, &clean_at[round]);
+                    asked.store(round + 1, Ordering::Release);
+                }
             });
-        }
+            for (number, (keys, rules)) in rounds.iter().enumerate() {
+                while asked.load(Ordering::Acquire) <= number {
+                    std::hint::spin_loop();
+                }
+                writer.apply(rules).unwrap();
+                let verdict = index.is_denied_since(keys, &clean_at[number]);
+                round.store(number + 1, Ordering::Release);
+                if verdict != Some(Kind::User) {
+                    round.store(ROUNDS, Ordering::Release);
+                }
+                assert_eq!(verdict, Some(Kind::User), "round {number}");
+            }
+        });
     }
 
     fn any_rule() -> impl Strategy<Value = Rule> {
