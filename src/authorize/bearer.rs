@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use http::{HeaderName, HeaderValue};
 
 use super::access::Issuer;
-use crate::denylist::{Fingerprinter, TokenKeys};
+use crate::denylist::{Fingerprinter, Index, TokenKeys};
 use crate::identity::{MappingFault, map_claims};
 use crate::jwks::Key;
 use crate::token::{Claims, Verdict, Verified};
@@ -53,7 +53,7 @@ impl Bearer {
                 kid.as_deref(),
                 signing_input.as_bytes(),
             ),
-            clean_at: AtomicU64::new(0),
+            clean_at: AtomicU64::new(Index::NEVER),
             payload_bytes: payload_segment.len(),
             claims,
             key,

@@ -71,7 +71,7 @@ mod tests {
         let settings = good(&format!(
             "{BASE}[telemetry]\naccess_log = false\nlog.format = \"json\"\n"
         ));
-        assert_eq!(settings.telemetry.format, LogFormat::Json);
+        assert_eq!(settings.telemetry.format, Format::Json);
         assert!(!settings.telemetry.access_log);
         check(
             &format!("{BASE}[telemetry.log]\nformat = \"xml\"\n"),

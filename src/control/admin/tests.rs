@@ -139,7 +139,6 @@ fn denylist_for(entries_max: usize, clock: Clock) -> (Revocations, Writer) {
         issuers: [IssuerLife {
             issuer: ISSUER.into(),
             max_lifetime: Duration::from_hours(1),
-            allow_missing_iat: false,
             leeway: Duration::from_secs(30),
         }]
         .into_iter()
