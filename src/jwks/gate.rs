@@ -245,6 +245,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_wish_that_a_scheduled_fetch_answers_starts_no_other() {
+        let (gate, mut desk) = refresh_gate(INTERVAL);
+        let asked = ask(&gate);
+        settle().await;
+        desk.begin();
+        desk.end(true);
+        assert_eq!(asked.await.unwrap(), RefreshOutcome::Refreshed);
+        tokio::time::advance(INTERVAL).await;
+        timeout(INTERVAL, desk.asked())
+            .await
+            .expect_err("no wish is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wish_that_crosses_the_end_of_a_fetch_starts_no_other() {
+        let (gate, mut desk) = refresh_gate(INTERVAL);
+        desk.begin();
+        desk.end(true);
+        // Decided to ask before the end, and sent it after.
+        gate.0.as_ref().unwrap().wishes.try_send(()).unwrap();
+        timeout(INTERVAL, desk.asked())
+            .await
+            .expect_err("it is too early");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn waiting_is_bounded_in_time_and_number() {
         let (gate, mut desk) = refresh_gate(INTERVAL);
         desk.begin();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tokio::select;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
@@ -72,10 +73,11 @@ pub(super) struct WatchedFile {
     good_at: Option<UnixSeconds>,
 }
 
+/// Only the content's SHA-256 is kept: a private key may lie there by mistake.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
-    Good(Vec<u8>),
-    Bad(Vec<u8>),
+    Good([u8; SHA256_OUTPUT_LEN]),
+    Bad([u8; SHA256_OUTPUT_LEN]),
     Unreadable(io::ErrorKind),
 }
 
@@ -154,7 +156,7 @@ impl WatchedFile {
     fn look(&mut self, read: io::Result<Vec<u8>>) -> Result<(), FileError> {
         let now = self.clock.now();
         let outcome = match read {
-            Ok(content) => self.take(content, now),
+            Ok(content) => self.take(&content, now),
             Err(source) => {
                 let kind = source.kind();
                 let path = self.path.clone();
@@ -171,25 +173,27 @@ impl WatchedFile {
         outcome
     }
 
-    fn take(&mut self, content: Vec<u8>, now: UnixSeconds) -> Result<(), FileError> {
+    fn take(&mut self, content: &[u8], now: UnixSeconds) -> Result<(), FileError> {
+        let mut hash = [0; SHA256_OUTPUT_LEN];
+        hash.copy_from_slice(digest(&SHA256, content).as_ref());
         match &self.seen {
-            Some(Seen::Good(old)) if *old == content => {
+            Some(Seen::Good(old)) if *old == hash => {
                 self.good_at = Some(now);
                 self.publisher.writer.confirm(now);
                 return Ok(());
             }
-            Some(Seen::Bad(old)) if *old == content => return Ok(()),
+            Some(Seen::Bad(old)) if *old == hash => return Ok(()),
             Some(Seen::Good(_) | Seen::Bad(_) | Seen::Unreadable(_)) | None => {}
         }
-        match self.parse(&content) {
+        match self.parse(content) {
             Ok(set) => {
                 self.publisher.writer.count_fetch(true);
                 self.publisher.publish(set, now);
                 self.good_at = Some(now);
-                self.seen = Some(Seen::Good(content));
+                self.seen = Some(Seen::Good(hash));
                 Ok(())
             }
-            Err(error) => self.refuse(Seen::Bad(content), error),
+            Err(error) => self.refuse(Seen::Bad(hash), error),
         }
     }
 

@@ -100,7 +100,9 @@ impl Refresher {
     fn give_up(&mut self, error: &FetchError, wait: Duration) {
         let retry_s = wait.as_secs_f32();
         let issuer = &self.publisher.name;
-        warn!(%issuer, url = %self.remote.source.url(), %error, retry_s, "keys could not be fetched; those at hand stay in use");
+        // The host alone: a query may hold somebody's secret.
+        let host = self.remote.source.url().host().unwrap_or_default();
+        warn!(%issuer, host, %error, retry_s, "keys could not be fetched; those at hand stay in use");
         self.publisher.writer.count_fetch(false);
         self.desk.end(false);
         self.publisher.writer.mark_tried();

@@ -379,7 +379,7 @@ async fn discovery_leads_to_the_keys() {
         document("https://id.example.com", &keys) + &" ".repeat(64 * 1024),
     ] {
         provider.answer("/.well-known", "200 OK", &bad);
-        assert_eq!(running.ask().await, RefreshOutcome::Failed, "{:.80}", bad);
+        assert_eq!(running.ask().await, RefreshOutcome::Failed, "{bad:.80}");
     }
     assert!(key.is_trusted(running.table()));
     let to_keys = provider
