@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_clock_does_not_stand_still_while_nobody_waits() {
         with_sweep(|deadlines| async move {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
+            tokio::time::sleep(Duration::from_hours(1)).await;
             let start = Instant::now();
             let deadline = deadlines.deadline();
             deadline.set(Duration::from_secs(5));

@@ -140,7 +140,7 @@ mod tests {
             headers: vec![http::header::AUTHORIZATION],
             expose: vec![http::header::ETAG],
             credentials: true,
-            max_age: Duration::from_secs(600),
+            max_age: Duration::from_mins(10),
             pass_preflight: false,
         }
     }
