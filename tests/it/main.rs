@@ -1,4 +1,7 @@
 //! Scenarios: a gateway between an issuer and a service, and what each of them sees.
 
 mod actors;
+mod identity_headers;
 mod support;
+mod token_places;
+mod token_rules;

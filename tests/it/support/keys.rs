@@ -50,13 +50,10 @@ pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
 
 impl Key {
     pub(crate) fn generate(kid: &str, algorithm: Algorithm) -> Self {
-        Self::generate_rsa(kid, algorithm, KeySize::Rsa2048)
-    }
-
-    /// `size` counts for RSA alone.
-    pub(crate) fn generate_rsa(kid: &str, algorithm: Algorithm, size: KeySize) -> Self {
         let material = match algorithm.family() {
-            Family::Rsa => Material::Rsa(RsaKeyPair::generate(size).expect("an RSA key")),
+            Family::Rsa => {
+                Material::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).expect("an RSA key"))
+            }
             Family::P256 => Material::Ecdsa(
                 EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING)
                     .expect("a P-256 key"),

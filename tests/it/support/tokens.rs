@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jotgate::jwks::Algorithm;
 use serde_json::{Map, Value, json};
 
 use super::keys::{Key, encode};
@@ -134,4 +135,11 @@ pub(crate) fn split(token: &str) -> [&str; 3] {
     let three = std::array::from_fn(|_| segments.next().expect("three segments"));
     assert!(segments.next().is_none(), "three segments");
     three
+}
+
+/// A token of these very bytes, signed by `key` with another algorithm of its family.
+pub(crate) fn signed_as(key: &Key, algorithm: Algorithm, header: &str, payload: &str) -> String {
+    let input = format!("{}.{}", encode(header), encode(payload));
+    let signature = key.sign_as(algorithm, input.as_bytes());
+    format!("{input}.{}", encode(signature))
 }
