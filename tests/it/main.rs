@@ -2,8 +2,14 @@
 
 mod actors;
 mod answers;
+mod curl;
+mod grpc;
 mod identity_headers;
+mod key_sets;
+mod lifecycle;
+mod properties;
 mod proxying;
+mod revocation;
 mod routes;
 mod support;
 mod token_places;

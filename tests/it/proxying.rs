@@ -275,7 +275,7 @@ async fn trailers_of_an_answer_pass() {
         answer
             .trailers()
             .and_then(|lines| lines.get("x-sum"))
-            .map(|value| value.as_bytes()),
+            .map(http::HeaderValue::as_bytes),
         Some(&b"42"[..])
     );
     assert_eq!(scene.upstream.count(), 1);
@@ -304,16 +304,16 @@ const CHUNK: &[u8] = &[b'x'; 64 * 1024];
 
 /// Sends chunks until nobody takes them any more, or `LARGE` is sent; says how much went.
 async fn pour(frames: &mpsc::Sender<Frame<Bytes>>) -> usize {
-    let mut sent = 0;
-    while sent < LARGE {
+    let mut total = 0;
+    while total < LARGE {
         let send = frames.send(Frame::data(Bytes::from_static(CHUNK)));
         match tokio::time::timeout(Duration::from_millis(500), send).await {
-            Ok(sent) => sent.expect("somebody reads"),
+            Ok(taken) => taken.expect("somebody reads"),
             Err(_elapsed) => break,
         }
-        sent += CHUNK.len();
+        total += CHUNK.len();
     }
-    sent
+    total
 }
 
 #[tokio::test]
@@ -323,13 +323,13 @@ async fn a_slow_client_slows_the_service() {
         let (frames, reply) = Reply::stream();
         scene.upstream.reply(reply);
         let answer = scene.get("/large").version(version).open().await.unwrap();
-        let sent = pour(&frames).await;
+        let taken = pour(&frames).await;
         assert!(
-            sent < ON_THE_WAY_MAX,
-            "{sent} bytes were taken that nobody had read"
+            taken < ON_THE_WAY_MAX,
+            "{taken} bytes were taken that nobody had read"
         );
         let rest = tokio::spawn(async move {
-            let mut sent = sent;
+            let mut sent = taken;
             while sent < LARGE {
                 frames
                     .send(Frame::data(Bytes::from_static(CHUNK)))

@@ -69,7 +69,7 @@ async fn check(gateway: &Gateway, upstream: &Upstream, cases: Vec<Case>) {
             .map(|(code, _)| code)
             .collect();
         if let Some(fault) = fault(&case, &answer, arrived, &counted) {
-            writeln!(faults, "- {}: {fault}", case.name).unwrap();
+            writeln!(faults, "- {}: {fault}", case.name).expect("text");
         }
     }
     assert!(faults.is_empty(), "\n{faults}");

@@ -33,9 +33,9 @@ pub(crate) fn within<F: Future>(what: &'static str, future: F) -> impl Future<Ou
 /// Asks again until the answer is `Some`, and fails the scenario when it never is. Tasks of the gateway run on
 /// threads of their own, so what a scenario waits for has no signal it could wait on.
 #[track_caller]
-pub(crate) fn eventually<T, F: Future<Output = Option<T>>>(
+pub(crate) fn eventually<T>(
     what: &'static str,
-    mut ask: impl FnMut() -> F,
+    mut ask: impl AsyncFnMut() -> Option<T>,
 ) -> impl Future<Output = T> {
     within(what, async move {
         let mut pause = tokio::time::interval(Duration::from_millis(5));
