@@ -26,13 +26,13 @@ struct Scene {
 }
 
 async fn service() -> (SocketAddr, HealthReporter) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
-        .unwrap();
+        .expect("descriptors");
     let router = Server::builder()
         .add_service(health)
         .add_service(reflection);
@@ -49,9 +49,9 @@ async fn scene() -> Scene {
         .route("path = \"/grpc.reflection.v1.ServerReflection\"\nscopes = [\"reflect\"]")
         .start()
         .await;
-    let endpoint = Endpoint::from_shared(format!("http://{}", gateway.address())).unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", gateway.address())).expect("a URL");
     Scene {
-        channel: endpoint.connect().await.unwrap(),
+        channel: endpoint.connect().await.expect("a connection"),
         issuer,
         gateway,
         health,
@@ -60,9 +60,10 @@ async fn scene() -> Scene {
 
 fn with_token<T>(message: T, token: &str) -> Request<T> {
     let mut request = Request::new(message);
-    request
-        .metadata_mut()
-        .insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request.metadata_mut().insert(
+        "authorization",
+        format!("Bearer {token}").parse().expect("a header's value"),
+    );
     request
 }
 

@@ -109,7 +109,7 @@ fn what_was_minted_by_the_rules_passes_and_arrives() {
             let arrived = seen.header("x-claim");
             match claim {
                 Value::Bool(_) | Value::Number(_) => {
-                    prop_assert_eq!(arrived, Some(claim.to_string()))
+                    prop_assert_eq!(arrived, Some(claim.to_string()));
                 }
                 Value::Null => prop_assert_eq!(arrived, None),
                 Value::String(text) => prop_assert!(arrived.is_none_or(|header| header == text)),

@@ -451,7 +451,7 @@ async fn a_block_holds_new_logins_out_until_it_is_lifted() {
         .as_str()
         .unwrap_or_else(|| panic!("{answer}"))
         .to_owned();
-    scene.gateway.clock().advance(Duration::from_secs(3600));
+    scene.gateway.clock().advance(Duration::from_hours(1));
     let login = scene.issuer.token("alice").issued(NOW + 3600).sign();
     scene.is_revoked(&login).await;
     let path = format!("/v1/revocations/{id}");

@@ -244,14 +244,6 @@ impl Connection {
         }
     }
 
-    /// Whether the other side has closed it.
-    pub(crate) fn is_closed(&self) -> bool {
-        match self {
-            Self::Http1(sender) => sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
-        }
-    }
-
     pub(crate) async fn send_raw(
         &mut self,
         request: Request,

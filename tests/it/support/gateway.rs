@@ -12,7 +12,7 @@ use super::client::{Answer, Request};
 use super::issuer::{AUDIENCE, Issuer};
 use super::tokens::NOW;
 use super::upstream::Upstream;
-use super::{eventually, within};
+use super::within;
 
 /// May do everything on the admin API.
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-scenarios";
@@ -221,13 +221,6 @@ impl Setup {
             admin_address,
         }
     }
-
-    /// Every fault of the configuration, as one text.
-    pub(crate) fn faults(&self) -> String {
-        jotgate::config::load_str("scenario.toml", &self.text(), &self.env)
-            .expect_err("a configuration with a fault")
-            .to_string()
-    }
 }
 
 /// A running gateway.
@@ -278,16 +271,6 @@ impl Gateway {
         }
     }
 
-    /// Waits until the gateway is ready.
-    pub(crate) async fn ready(&self) {
-        within("getting ready", self.inner.ready()).await;
-    }
-
-    /// How many requests were decided with this exact reason.
-    pub(crate) async fn decisions(&self, code: &str) -> u64 {
-        self.all_decisions().await.remove(code).unwrap_or_default()
-    }
-
     /// How many requests were decided with each reason.
     pub(crate) async fn all_decisions(&self) -> BTreeMap<String, u64> {
         let mut counts = BTreeMap::new();
@@ -302,14 +285,6 @@ impl Gateway {
         let answer = Request::new(self.admin_address, "GET", "/metrics").await;
         assert_eq!(answer.status(), 200, "{answer:?}");
         Metrics(answer.text())
-    }
-
-    /// Waits until the metric counts one more decision of this reason than before.
-    pub(crate) async fn decided(&self, code: &str, before: u64) {
-        eventually("a decision in the metrics", async || {
-            (self.decisions(code).await == before + 1).then_some(())
-        })
-        .await;
     }
 
     pub(crate) async fn shutdown(self) {
@@ -340,10 +315,6 @@ impl Metrics {
                 (labels, value.parse().expect("a count"))
             })
             .collect()
-    }
-
-    pub(crate) fn text(&self) -> &str {
-        &self.0
     }
 }
 

@@ -96,16 +96,6 @@ impl Key {
         self.algorithm
     }
 
-    /// The secret of an HMAC key.
-    pub(crate) fn secret(&self) -> &[u8] {
-        match &self.material {
-            Material::Hmac(secret) => secret,
-            Material::Rsa(_) | Material::Ecdsa(_) | Material::Ed25519(_) => {
-                panic!("{} has no shared secret", self.kid)
-            }
-        }
-    }
-
     /// The public key in the form of a JWK (RFC 7517), with `kid`, `use` and `alg`.
     pub(crate) fn jwk(&self) -> Value {
         let mut jwk = match &self.material {

@@ -16,8 +16,7 @@ use super::{eventually, within};
 pub(crate) struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    /// Holds its configuration file, if it has one.
-    #[expect(dead_code, reason = "removed from the disk when it is dropped")]
+    /// Holds its configuration file, if it has one; removed from the disk when dropped.
     folder: Option<tempfile::TempDir>,
 }
 

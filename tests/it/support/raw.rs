@@ -23,11 +23,6 @@ impl Raw {
         let _ = within("sending", self.0.write_all(bytes.as_ref())).await;
     }
 
-    /// Says that nothing more will come.
-    pub(crate) async fn finish(&mut self) {
-        let _ = self.0.shutdown().await;
-    }
-
     /// Everything until the other side closes. A reset ends it too.
     pub(crate) async fn read_to_end(&mut self) -> String {
         let mut bytes = vec![];

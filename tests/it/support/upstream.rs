@@ -40,8 +40,6 @@ pub(crate) struct Seen {
     pub(crate) trailers: Option<HeaderMap>,
     /// Whether the body came to its end.
     pub(crate) complete: bool,
-    /// Connections are counted from 0.
-    pub(crate) connection: usize,
 }
 
 impl Seen {
@@ -236,11 +234,11 @@ impl Upstream {
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let connection = state.connections.fetch_add(1, Ordering::SeqCst);
+        state.connections.fetch_add(1, Ordering::SeqCst);
         let state = Arc::clone(&state);
         tokio::spawn(async move {
             state.open.fetch_add(1, Ordering::SeqCst);
-            serve(stream, connection, &state).await;
+            serve(stream, &state).await;
             state.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
@@ -251,12 +249,12 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 #[error("the service was told to close the connection")]
 struct Closed;
 
-async fn serve(stream: TcpStream, connection: usize, state: &Arc<State>) {
+async fn serve(stream: TcpStream, state: &Arc<State>) {
     stream.set_nodelay(true).expect("TCP_NODELAY");
     let is_h2 = begins_with_preface(&stream).await;
     let service = service_fn(|request: Request<Incoming>| {
         let state = Arc::clone(state);
-        async move { state.answer(request, connection).await }
+        async move { state.answer(request).await }
     });
     let io = TokioIo::new(stream);
     // How a connection ends is seen by the gateway, not here.
@@ -290,11 +288,7 @@ async fn begins_with_preface(stream: &TcpStream) -> bool {
 }
 
 impl State {
-    async fn answer(
-        self: Arc<Self>,
-        request: Request<Incoming>,
-        connection: usize,
-    ) -> Result<Response<Body>, Closed> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
         let number = {
             let mut seen = self.seen.lock().expect("no holder panics");
             seen.push(Seen {
@@ -317,7 +311,6 @@ impl State {
                 body: Bytes::new(),
                 trailers: None,
                 complete: request.body().is_end_stream(),
-                connection,
             });
             seen.len() - 1
         };
