@@ -1,0 +1,16 @@
+//! Scenarios: a gateway between an issuer and a service, and what each of them sees.
+
+mod actors;
+mod answers;
+mod curl;
+mod grpc;
+mod identity_headers;
+mod key_sets;
+mod lifecycle;
+mod properties;
+mod proxying;
+mod revocation;
+mod routes;
+mod support;
+mod token_places;
+mod token_rules;

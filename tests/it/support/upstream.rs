@@ -1,0 +1,488 @@
+//! The service behind the gateway. It records every request as it arrived, and answers as it is told.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::eventually;
+
+type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// A request as the service saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    /// Path and query.
+    pub(crate) target: String,
+    /// `:authority` of HTTP/2, `Host` of HTTP/1.1.
+    pub(crate) authority: String,
+    pub(crate) version: Version,
+    pub(crate) headers: HeaderMap,
+    /// Empty as long as the body has not ended.
+    pub(crate) body: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
+    /// Whether the body came to its end.
+    pub(crate) complete: bool,
+}
+
+impl Seen {
+    /// Every line of this name, as text.
+    pub(crate) fn all(&self, name: &str) -> Vec<String> {
+        self.headers
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect()
+    }
+
+    /// The only line of this name.
+    #[track_caller]
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let mut all = self.all(name);
+        assert!(all.len() < 2, "several lines of {name}: {all:?}");
+        all.pop()
+    }
+
+    /// Names of headers that a careless service would read as `name`: same letters and digits.
+    pub(crate) fn aliases(&self, name: &str) -> Vec<String> {
+        let fold = |text: &str| {
+            text.chars()
+                .filter(char::is_ascii_alphanumeric)
+                .map(|c| c.to_ascii_lowercase())
+                .collect::<String>()
+        };
+        let wanted = fold(name);
+        self.headers
+            .iter()
+            .filter(|(held, _)| fold(held.as_str()) == wanted)
+            .map(|(held, value)| format!("{held}: {}", String::from_utf8_lossy(value.as_bytes())))
+            .collect()
+    }
+}
+
+/// How the service answers.
+#[derive(Debug, Default)]
+pub(crate) enum Reply {
+    /// 200 with a short text, after the request's body has been read.
+    #[default]
+    Fine,
+    /// This, after the request's body has been read.
+    Full {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Bytes,
+        trailers: Vec<(String, String)>,
+    },
+    /// This at once, without reading the request's body.
+    Early(u16),
+    /// 200 with the frames that the scenario sends; the end when the sender is dropped.
+    Stream {
+        headers: Vec<(String, String)>,
+        frames: mpsc::Receiver<Frame<Bytes>>,
+    },
+    /// 200 with the request's own body, as it comes.
+    Echo,
+    /// No answer, ever.
+    Hang,
+    /// The connection closed without an answer.
+    Reset,
+    /// 101 and an echo of every WebSocket message, when asked for one.
+    WebSocket,
+}
+
+impl Reply {
+    pub(crate) fn status(status: u16) -> Self {
+        Self::Full {
+            status,
+            headers: vec![],
+            body: Bytes::new(),
+            trailers: vec![],
+        }
+    }
+
+    pub(crate) fn body(body: impl Into<Bytes>) -> Self {
+        Self::Full {
+            status: 200,
+            headers: vec![],
+            body: body.into(),
+            trailers: vec![],
+        }
+    }
+
+    pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
+        if let Self::Full { headers, .. } | Self::Stream { headers, .. } = &mut self {
+            headers.push((name.to_owned(), value.to_owned()));
+        } else {
+            panic!("{self:?} has no headers to add to");
+        }
+        self
+    }
+
+    pub(crate) fn with_trailer(mut self, name: &str, value: &str) -> Self {
+        if let Self::Full { trailers, .. } = &mut self {
+            trailers.push((name.to_owned(), value.to_owned()));
+        } else {
+            panic!("{self:?} has no trailers to add to");
+        }
+        self
+    }
+
+    /// A reply that the scenario writes piece by piece.
+    pub(crate) fn stream() -> (mpsc::Sender<Frame<Bytes>>, Self) {
+        let (sender, frames) = mpsc::channel(1);
+        let headers = vec![];
+        (sender, Self::Stream { headers, frames })
+    }
+}
+
+/// A running service. It ends with the scenario's runtime.
+pub(crate) struct Upstream {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Mutex<Vec<Seen>>,
+    /// For the next requests, in turn; [`Reply::Fine`] when there is none.
+    replies: Mutex<VecDeque<Reply>>,
+    connections: AtomicUsize,
+    open: AtomicUsize,
+    /// Bytes of request bodies that have been read.
+    read: AtomicUsize,
+}
+
+impl Upstream {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::<State>::default();
+        tokio::spawn(accept(listener, Arc::clone(&state)));
+        Self { address, state }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next request gets this.
+    pub(crate) fn reply(&self, reply: Reply) {
+        let mut replies = self.state.replies.lock().expect("no holder panics");
+        replies.push_back(reply);
+    }
+
+    /// How many requests came.
+    pub(crate) fn count(&self) -> usize {
+        self.state.seen.lock().expect("no holder panics").len()
+    }
+
+    /// Every request, the first one first.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.state.seen.lock().expect("no holder panics").clone()
+    }
+
+    /// The request that came last.
+    #[track_caller]
+    pub(crate) fn last(&self) -> Seen {
+        self.seen().pop().expect("no request came to the service")
+    }
+
+    /// Waits until as many requests have come.
+    pub(crate) async fn arrived(&self, count: usize) -> Seen {
+        eventually("a request at the service", async || {
+            (self.count() >= count).then(|| self.seen().swap_remove(count - 1))
+        })
+        .await
+    }
+
+    /// How many connections were made.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many of them are open.
+    pub(crate) fn open(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes of request bodies have been read.
+    pub(crate) fn bytes_read(&self) -> usize {
+        self.state.read.load(Ordering::SeqCst)
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        state.connections.fetch_add(1, Ordering::SeqCst);
+        let state = Arc::clone(&state);
+        tokio::spawn(async move {
+            state.open.fetch_add(1, Ordering::SeqCst);
+            serve(stream, &state).await;
+            state.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+/// The service closes the connection: hyper does so when a handler fails.
+#[derive(Debug, thiserror::Error)]
+#[error("the service was told to close the connection")]
+struct Closed;
+
+async fn serve(stream: TcpStream, state: &Arc<State>) {
+    stream.set_nodelay(true).expect("TCP_NODELAY");
+    let is_h2 = begins_with_preface(&stream).await;
+    let service = service_fn(|request: Request<Incoming>| {
+        let state = Arc::clone(state);
+        async move { state.answer(request).await }
+    });
+    let io = TokioIo::new(stream);
+    // How a connection ends is seen by the gateway, not here.
+    let _ = if is_h2 {
+        http2::Builder::new(TokioExecutor::new())
+            .serve_connection(io, service)
+            .await
+    } else {
+        http1::Builder::new()
+            .serve_connection(io, service)
+            .with_upgrades()
+            .await
+    };
+}
+
+/// Whether the client speaks HTTP/2 by prior knowledge (RFC 9113 section 3.4).
+async fn begins_with_preface(stream: &TcpStream) -> bool {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+    let mut first = [0; PREFACE.len()];
+    loop {
+        match stream.peek(&mut first).await {
+            Ok(read) if read > 0 && PREFACE.starts_with(&first[..read]) => {
+                if read == PREFACE.len() {
+                    return true;
+                }
+                tokio::task::yield_now().await;
+            }
+            _ => return false,
+        }
+    }
+}
+
+impl State {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
+        let number = {
+            let mut seen = self.seen.lock().expect("no holder panics");
+            seen.push(Seen {
+                method: request.method().to_string(),
+                target: request
+                    .uri()
+                    .path_and_query()
+                    .map_or_else(|| request.uri().to_string(), ToString::to_string),
+                authority: request.uri().authority().map_or_else(
+                    || {
+                        let host = request.headers().get("host");
+                        host.map_or_else(String::new, |host| {
+                            String::from_utf8_lossy(host.as_bytes()).into_owned()
+                        })
+                    },
+                    ToString::to_string,
+                ),
+                version: request.version(),
+                headers: request.headers().clone(),
+                body: Bytes::new(),
+                trailers: None,
+                complete: request.body().is_end_stream(),
+            });
+            seen.len() - 1
+        };
+        let reply = self.replies.lock().expect("no holder panics").pop_front();
+        match reply.unwrap_or_default() {
+            Reply::Fine => {
+                self.read_body(number, request.into_body()).await?;
+                Ok(answer(200, &[], full("fine")))
+            }
+            Reply::Full {
+                status,
+                headers,
+                body,
+                trailers,
+            } => {
+                self.read_body(number, request.into_body()).await?;
+                Ok(answer(status, &headers, with_trailers(body, &trailers)))
+            }
+            Reply::Early(status) => Ok(answer(status, &[], empty())),
+            Reply::Stream { headers, frames } => {
+                tokio::spawn(self.read_body(number, request.into_body()));
+                let frames = futures_util::stream::unfold(frames, |mut frames| async {
+                    let frame = frames.recv().await?;
+                    Some((Ok(frame), frames))
+                });
+                Ok(answer(
+                    200,
+                    &headers,
+                    StreamBody::new(frames).boxed_unsync(),
+                ))
+            }
+            Reply::Echo => Ok(answer(200, &[], request.into_body().boxed_unsync())),
+            Reply::Hang => std::future::pending().await,
+            Reply::Reset => Err(Closed),
+            Reply::WebSocket => Ok(web_socket(request)),
+        }
+    }
+
+    /// Reads a request's body to its end, counting. The service drops a request whose body breaks off.
+    async fn read_body(self: Arc<Self>, number: usize, mut body: Incoming) -> Result<(), Closed> {
+        let mut bytes = Vec::new();
+        let mut trailers = None;
+        while let Some(frame) = body.frame().await {
+            match frame.map_err(|_| Closed)?.into_data() {
+                Ok(data) => {
+                    self.read.fetch_add(data.len(), Ordering::SeqCst);
+                    bytes.extend_from_slice(&data);
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        let mut seen = self.seen.lock().expect("no holder panics");
+        let seen = &mut seen[number];
+        seen.body = bytes.into();
+        seen.trailers = trailers;
+        seen.complete = true;
+        Ok(())
+    }
+}
+
+fn answer(status: u16, headers: &[(String, String)], body: Body) -> Response<Body> {
+    let mut builder = Response::builder().status(status);
+    for (name, value) in headers {
+        builder = builder.header(name, value);
+    }
+    builder.body(body).expect("an answer")
+}
+
+fn full(text: &'static str) -> Body {
+    Full::from(text)
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+fn with_trailers(body: Bytes, trailers: &[(String, String)]) -> Body {
+    let body = Full::new(body).map_err(|never: Infallible| match never {});
+    if trailers.is_empty() {
+        return body.boxed_unsync();
+    }
+    let trailers: HeaderMap = trailers
+        .iter()
+        .map(|(name, value)| {
+            let name: HeaderName = name.parse().expect("a trailer's name");
+            (
+                name,
+                HeaderValue::from_str(value).expect("a trailer's value"),
+            )
+        })
+        .collect();
+    body.with_trailers(std::future::ready(Some(Ok(trailers))))
+        .boxed_unsync()
+}
+
+fn web_socket(mut request: Request<Incoming>) -> Response<Body> {
+    let Some(key) = request.headers().get("sec-websocket-key") else {
+        return answer(426, &[], empty());
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        use futures_util::{SinkExt as _, StreamExt as _};
+        let Ok(upgraded) = upgrade.await else { return };
+        let io = TokioIo::new(upgraded);
+        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+                break;
+            }
+        }
+    });
+    Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-accept", accept)
+        .body(empty())
+        .expect("an answer")
+}
+
+/// A service without manners: it reads a request's head, and then sends what it was given, byte for byte.
+pub(crate) struct RawUpstream {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl RawUpstream {
+    /// Sends `answer` for every request. Afterwards it closes the connection, or holds it open and silent.
+    pub(crate) async fn start(answer: &str, close: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let (record, answer) = (Arc::clone(&heads), answer.to_owned());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (record, answer) = (Arc::clone(&record), answer.clone());
+                tokio::spawn(async move {
+                    let mut head = vec![];
+                    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                        match stream.read_buf(&mut head).await {
+                            Ok(0) | Err(_) => return,
+                            Ok(_) => {}
+                        }
+                    }
+                    let head = String::from_utf8_lossy(&head).into_owned();
+                    record.lock().expect("no holder panics").push(head);
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                    if !close {
+                        // Until the gateway closes.
+                        let _ = stream.read_to_end(&mut vec![]).await;
+                    }
+                });
+            }
+        });
+        Self { address, heads }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Every head that came, as text.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("no holder panics").clone()
+    }
+}
+
+/// The URL of a port on which nobody listens: it was given out and given back.
+pub(crate) async fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    format!("http://{}", listener.local_addr().expect("an address"))
+}
