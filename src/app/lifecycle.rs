@@ -295,7 +295,7 @@ async fn start_admin(
     };
     let listener = TcpListener::bind(settings.address).await.map_err(fault)?;
     let address = listener.local_addr().map_err(fault)?;
-    tracing::info!(%address, "the admin API is listening");
+    tracing::info!(%address, "the admin API answers");
     let admin = Arc::new(Admin::new(settings, revocations, report.views(), clock));
     tasks.spawn(serve(listener, admin, control.clone()));
     Ok(address)

@@ -101,6 +101,15 @@ fn decide_token<'a>(
         (bearer.issuer == issuer.id && bearer.key.is_live()).then_some((issuer, bearer))
     });
     let cached = Some(known.is_some());
+    if let Some((issuer, _)) = &known
+        && issuer.keys.is_overdue(now)
+    {
+        return Decided {
+            issuer: Some(issuer),
+            cached,
+            decision: Decision::Deny(Denied::KeysUnavailable),
+        };
+    }
     let (issuer, bearer) = match known {
         Some((issuer, bearer)) => match issuer.rules.check_claims(&bearer.claims, now) {
             Ok(()) => (issuer, bearer),
@@ -158,8 +167,8 @@ fn check<'a>(
     let (signing_input, payload_segment) = (parsed.signing_input, parsed.payload_segment);
     let keys = issuer.keys.current();
     let keys = match &*keys {
-        KeysState::Loaded(keys) => keys,
-        KeysState::NotLoaded | KeysState::Stale => {
+        KeysState::Loaded(keys) if !issuer.keys.is_overdue(now) => keys,
+        KeysState::Loaded(_) | KeysState::NotLoaded | KeysState::Stale => {
             return Err(deny(Some(issuer), Denied::KeysUnavailable));
         }
     };

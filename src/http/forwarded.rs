@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
+use super::headers::letters;
+
 /// `X-Forwarded-For`
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `X-Forwarded-Proto`
@@ -50,49 +52,41 @@ impl Peer {
 }
 
 /// Headers that tell a service who asked, how, and for what. Frameworks believe them, so strangers must not write them.
-const TOLD_BY_PROXIES: [&[u8]; 14] = [
-    b"forwarded",
-    b"x-real-ip",
-    b"x-client-ip",
-    b"x-cluster-client-ip",
-    b"true-client-ip",
-    b"x-original-url",
-    b"x-original-uri",
-    b"x-original-host",
-    b"x-rewrite-url",
-    b"x-http-method",
-    b"x-http-method-override",
-    b"x-method-override",
-    b"x-middleware-subrequest",
-    b"x-host",
+/// Only letters and digits, as in [`letters`].
+const TOLD_BY_PROXIES: [&str; 14] = [
+    "forwarded",
+    "xrealip",
+    "xclientip",
+    "xclusterclientip",
+    "trueclientip",
+    "xoriginalurl",
+    "xoriginaluri",
+    "xoriginalhost",
+    "xrewriteurl",
+    "xhttpmethod",
+    "xhttpmethodoverride",
+    "xmethodoverride",
+    "xmiddlewaresubrequest",
+    "xhost",
 ];
 
-/// Whether `name` is one that only a proxy may write, in any spelling: every sign that is no letter or digit counts as `-`.
+/// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix`, `-Uri` and whatever comes.
+const FORWARDED_PREFIX: &str = "xforwarded";
+
+/// Whether `name` is one that only a proxy may write, in any spelling.
 #[must_use]
 pub fn is_told_by_proxies(name: &HeaderName) -> bool {
-    let name = name.as_str().as_bytes();
-    // Two letters begin all of them: most header lines end here.
-    if !matches!(name.first(), Some(b'x' | b'f' | b't')) {
+    // Three letters begin all of them: most header lines end here.
+    if !matches!(letters(name).next(), Some(b'x' | b'f' | b't')) {
         return false;
     }
-    let folded = |byte: &u8| {
-        if byte.is_ascii_alphanumeric() {
-            *byte
-        } else {
-            b'-'
-        }
-    };
-    let is = |other: &[u8]| {
-        name.len() == other.len() && name.iter().map(folded).eq(other.iter().copied())
-    };
-    let prefix = b"x-forwarded-";
-    (name.len() > prefix.len()
-        && name
+    let mut rest = letters(name);
+    FORWARDED_PREFIX
+        .bytes()
+        .all(|letter| rest.next() == Some(letter))
+        || TOLD_BY_PROXIES
             .iter()
-            .map(folded)
-            .take(prefix.len())
-            .eq(prefix.iter().copied()))
-        || TOLD_BY_PROXIES.iter().any(|other| is(other))
+            .any(|other| letters(name).eq(other.bytes()))
 }
 
 /// Whether `name`, coming from a trusted proxy, is kept: its exact spelling, not an alias.

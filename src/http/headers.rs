@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderValue};
 /// `Keep-Alive` and `Proxy-Connection` stand in no registry of `http`.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Of the upgrade to HTTP/2 that nobody does any more (RFC 7540 section 3.2.1).
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Whether `name` is for one connection only (RFC 9110 section 7.6.1). `Trailer` is not: trailers are passed on.
 #[must_use]
@@ -19,6 +21,7 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         || *name == UPGRADE
         || *name == KEEP_ALIVE
         || *name == PROXY_CONNECTION
+        || *name == HTTP2_SETTINGS
         || *name == PROXY_AUTHORIZATION
         || *name == PROXY_AUTHENTICATE
 }
@@ -46,6 +49,7 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), ConnectionFault> {
         UPGRADE,
         KEEP_ALIVE,
         PROXY_CONNECTION,
+        HTTP2_SETTINGS,
         PROXY_AUTHORIZATION,
         PROXY_AUTHENTICATE,
     ] {
@@ -81,6 +85,12 @@ fn is_common_option(option: &str) -> bool {
     ["close", "keep-alive", "upgrade", "te"]
         .iter()
         .any(|common| option.eq_ignore_ascii_case(common))
+}
+
+/// The letters and digits of a name, without case: what is left of it whatever a service makes of the other signs.
+pub fn letters(name: &HeaderName) -> impl Iterator<Item = u8> + '_ {
+    // `HeaderName` is in lower case.
+    name.as_str().bytes().filter(u8::is_ascii_alphanumeric)
 }
 
 /// Whether a comma-separated header has `token` in any line, without case.

@@ -83,12 +83,20 @@ impl Problem {
     }
 }
 
-/// Whether a caller speaks gRPC and so reads `grpc-status` instead of the HTTP status.
+/// Whether a caller speaks gRPC and so reads `grpc-status` instead of the HTTP status: `application/grpc`, also with
+/// `+proto`, `-web` or parameters.
 #[must_use]
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    const GRPC: &[u8] = b"application/grpc";
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .split_at_checked(GRPC.len())
+            .is_some_and(|(start, rest)| {
+                start.eq_ignore_ascii_case(GRPC)
+                    && matches!(rest.first(), None | Some(b'+' | b'-' | b';' | b' '))
+            })
+    })
 }
 
 /// The gRPC status for an HTTP status, by the mapping of "HTTP to gRPC Status Code Mapping", and 504, 408 as

@@ -4,4 +4,4 @@ mod mapping;
 mod strip;
 
 pub use mapping::{HeaderMap, HeaderMapping, MappingFault, OnUnmappable, map_claims};
-pub use strip::{PROTECTED_NAME_BYTES_MAX, ProtectedNames, fold, starts_with_folded};
+pub use strip::{PROTECTED_NAME_BYTES_MAX, ProtectedNames};

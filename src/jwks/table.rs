@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
@@ -37,6 +38,8 @@ struct Numbers {
     fetches_failed: AtomicU64,
     /// 0: never.
     good_at: AtomicU64,
+    /// 0: for ever.
+    trusted_until: AtomicU64,
     keys: AtomicU64,
     skipped: AtomicU64,
 }
@@ -63,6 +66,7 @@ pub struct KeyStatus {
 pub struct KeyTableWriter {
     table: Arc<KeyTable>,
     tried: watch::Sender<bool>,
+    trusted_for: Option<Duration>,
 }
 
 /// What a new set changed.
@@ -106,6 +110,7 @@ impl KeyTable {
         let writer = KeyTableWriter {
             table: Arc::clone(&table),
             tried,
+            trusted_for: None,
         };
         (table, writer)
     }
@@ -114,6 +119,14 @@ impl KeyTable {
     #[must_use]
     pub fn current(&self) -> Current {
         Current(self.state.load())
+    }
+
+    /// Whether nobody has confirmed the keys for so long that they must not be trusted any more. Asked on every request,
+    /// because the writer's task may be late, or hang in a fetch.
+    #[must_use]
+    pub fn is_overdue(&self, now: UnixSeconds) -> bool {
+        let until = self.numbers.trusted_until.load(Ordering::Relaxed);
+        until != 0 && now.0 >= until
     }
 
     /// Grows with every change of the usable keys, after the old ones are retired.
@@ -205,10 +218,20 @@ impl KeyTableWriter {
         change
     }
 
+    /// From the next confirmation on, keys that nobody confirms for `span` are overdue. Without this they never are.
+    pub const fn trust_for(&mut self, span: Duration) {
+        self.trusted_for = Some(span);
+    }
+
     /// The same content was seen again.
     pub fn confirm(&mut self, good_at: UnixSeconds) {
         let numbers = &self.table.numbers;
         numbers.good_at.store(good_at.0, Ordering::Relaxed);
+        if let Some(span) = self.trusted_for {
+            numbers
+                .trusted_until
+                .store(good_at.plus(span).0, Ordering::Relaxed);
+        }
     }
 
     /// Counts a fetch.

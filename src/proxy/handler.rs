@@ -71,6 +71,7 @@ impl Front for Worker {
             connection: &connection,
             record,
             route: None,
+            is_head: false,
         };
         exchange.run(parts, body).await
     }
@@ -83,11 +84,14 @@ struct Exchange<'w> {
     connection: &'w Connection,
     record: Record,
     route: Option<&'w Arc<Route>>,
+    /// Its answer has no body, only the length of one.
+    is_head: bool,
 }
 
 impl Exchange<'_> {
     async fn run(mut self, mut parts: Parts, body: Incoming) -> Response<ResponseBody> {
         let is_grpc = is_grpc(&parts.headers);
+        self.is_head = parts.method == Method::HEAD;
         // Kept for the answer's CORS headers, which depend on what the request said.
         let origin = parts.headers.get(http::header::ORIGIN).cloned();
         let outcome = match self.read_head(&parts) {
@@ -426,8 +430,13 @@ impl Exchange<'_> {
         self.own(response)
     }
 
-    fn own(mut self, response: Response<Bytes>) -> Response<ResponseBody> {
+    fn own(mut self, mut response: Response<Bytes>) -> Response<ResponseBody> {
         self.record.status = response.status().as_u16();
+        if self.is_head {
+            let length = HeaderValue::from(response.body().len());
+            response.headers_mut().insert(CONTENT_LENGTH, length);
+            response.body_mut().clear();
+        }
         let record = self.record;
         response.map(|bytes| ResponseBody::own(bytes, record))
     }

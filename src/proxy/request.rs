@@ -22,14 +22,17 @@ pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Failure> {
     let header = single(&parts.headers, &HOST).map_err(|_| Failure::HostInvalid)?;
     let target = parts.uri.authority().map(Authority::as_str);
     match (header, target) {
-        // RFC 9112 section 3.2.2 lets the target win; a service behind us may not, so they must agree.
-        (Some(header), Some(target)) if header.as_bytes() != target.as_bytes() => {
+        // HTTP/1.1: the target wins, and is what the service gets (RFC 9112 section 3.2.2). HTTP/2 has no reason for two
+        // words that differ (RFC 9113 section 8.3.1).
+        (Some(header), Some(target))
+            if parts.version == Version::HTTP_2 && header.as_bytes() != target.as_bytes() =>
+        {
             Err(Failure::HostInvalid)
         }
-        (Some(header), _) => Ok(Some(header.clone())),
-        (None, Some(target)) => HeaderValue::from_str(target)
+        (_, Some(target)) => HeaderValue::from_str(target)
             .map(Some)
             .map_err(|_| Failure::HostInvalid),
+        (Some(header), None) => Ok(Some(header.clone())),
         (None, None) if parts.version == Version::HTTP_10 => Ok(None),
         (None, None) => Err(Failure::HostInvalid),
     }

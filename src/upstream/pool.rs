@@ -220,12 +220,12 @@ where
     }
 
     async fn http2(&self, home: &Rc<Connections<B>>) -> Result<http2::SendRequest<B>, SendError> {
-        let mut waiting = match &*home.http2.borrow() {
+        let waiting = match &*home.http2.borrow() {
             Http2::Ready(sender) if !sender.is_closed() => return Ok(sender.clone()),
             Http2::Connecting(waiting) => Some(waiting.clone()),
             Http2::Ready(_) | Http2::None => None,
-        }
-        .unwrap_or_else(|| self.start_http2(home));
+        };
+        let mut waiting = waiting.unwrap_or_else(|| self.start_http2(home));
         let connected = match waiting.wait_for(Option::is_some).await {
             Ok(connected) => connected.clone().expect("waited for"),
             Err(_) => Err(io::ErrorKind::Interrupted),

@@ -205,8 +205,7 @@ async fn claims_arrive_exactly() {
 }
 
 /// Values that a receiver would read as another value, as JSON text.
-const UNMAPPABLE: [&str; 15] = [
-    r#""""#,
+const UNMAPPABLE: [&str; 14] = [
     r#"" admin""#,
     r#""admin ""#,
     r#""\tadmin""#,
@@ -244,16 +243,15 @@ async fn a_claim_that_cannot_be_a_header_is_the_gateways_fault() {
         assert_eq!(answer.verdict(), "500 claims_unmappable", "{value}");
     }
     assert_eq!(upstream.count(), 0);
-    assert_eq!(
-        gateway
+    for nothing in ["null", r#""""#, "[]"] {
+        let answer = gateway
             .get("/")
-            .bearer(&token("null"))
+            .bearer(&token(nothing))
             .header("x-claim", "forged")
-            .await
-            .status(),
-        200
-    );
-    assert_eq!(upstream.last().header("x-claim"), None);
+            .await;
+        assert_eq!(answer.status(), 200, "{nothing}");
+        assert_eq!(upstream.last().header("x-claim"), None, "{nothing}");
+    }
 }
 
 #[tokio::test]

@@ -329,8 +329,10 @@ async fn a_kept_key_set_that_was_damaged_is_not_believed() {
         })
         .await
     };
-    let kept = files().await;
+    files().await;
     first.shutdown().await;
+    // Only now: before, a file may have been on its way to its name.
+    let kept = files().await;
     issuer.behave(Mode::Fail(503));
     for file in kept.iter().filter(|file| file.is_file()) {
         std::fs::write(file, "{\"keys\": [").unwrap();

@@ -21,9 +21,13 @@ struct Scene {
 }
 
 async fn scene() -> Scene {
+    scene_with(|setup| setup).await
+}
+
+async fn scene_with(change: impl FnOnce(Setup) -> Setup) -> Scene {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
     Scene {
-        gateway: Gateway::start(&issuer, &upstream).await,
+        gateway: change(Setup::new(&issuer, &upstream)).start().await,
         issuer,
         upstream,
     }
@@ -189,7 +193,7 @@ async fn a_user_may_be_revoked_up_to_an_instant_and_but_for_one_session() {
 
 #[tokio::test]
 async fn a_token_without_iat_is_denied_under_a_rule_with_an_instant() {
-    let scene = scene().await;
+    let scene = scene_with(|setup| setup.issuer("allow_missing_iat = true")).await;
     let token = |user: &str| scene.issuer.token(user).without("iat").sign();
     scene.passes(&token("alice")).await;
     scene

@@ -196,8 +196,9 @@ async fn a_cookie_holds_the_token() {
     scene
         .expect(with(format!("a=1;session={token}")), "200")
         .await;
+    // Quotes belong to a cookie's value (RFC 6265 section 4.1.1), and to no token.
     scene
-        .expect(with(format!("session=\"{token}\"")), "200")
+        .expect(with(format!("session=\"{token}\"")), "401 invalid_token")
         .await;
     // HTTP/2 may send each cookie on a line of its own (RFC 9113 section 8.2.3).
     let lines = |request: Request| {

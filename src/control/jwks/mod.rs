@@ -117,7 +117,7 @@ fn start_remote(
     clock: &Clock,
     shutdown: &CancellationToken,
 ) -> IssuerKeys {
-    let (table, writer) = KeyTable::new();
+    let (table, mut writer) = KeyTable::new();
     let (gate, desk) = refresh_gate(issuer.refresh_min_interval);
     let cache = jwks_cache
         .map(|folder| Cache::new(folder, &issuer.rules.issuer, &source.url().to_string()));
@@ -132,6 +132,7 @@ fn start_remote(
         },
         timeout: issuer.fetch_timeout,
     };
+    writer.trust_for(issuer.stale_max);
     let refresher = Refresher {
         publisher: Publisher::new(issuer, writer),
         remote,
@@ -151,7 +152,8 @@ fn start_remote(
 }
 
 fn watch(issuer: &Issuer, path: &Path, format: Format, clock: &Clock) -> WatchedFile {
-    let (_, writer) = KeyTable::new();
+    let (_, mut writer) = KeyTable::new();
+    writer.trust_for(issuer.stale_max);
     WatchedFile::new(
         path,
         format,

@@ -197,6 +197,11 @@ impl Upstream {
         self.state.seen.lock().expect("no holder panics").len()
     }
 
+    /// Forgets the requests that came.
+    pub(crate) fn forget(&self) {
+        self.state.seen.lock().expect("no holder panics").clear();
+    }
+
     /// Every request, the first one first.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().expect("no holder panics").clone()
@@ -390,9 +395,10 @@ fn empty() -> Body {
 }
 
 fn with_trailers(body: Bytes, trailers: &[(String, String)]) -> Body {
-    let body = Full::new(body).map_err(|never: Infallible| match never {});
     if trailers.is_empty() {
-        return body.boxed_unsync();
+        return Full::new(body)
+            .map_err(|never: Infallible| match never {})
+            .boxed_unsync();
     }
     let trailers: HeaderMap = trailers
         .iter()
@@ -404,8 +410,9 @@ fn with_trailers(body: Bytes, trailers: &[(String, String)]) -> Body {
             )
         })
         .collect();
-    body.with_trailers(std::future::ready(Some(Ok(trailers))))
-        .boxed_unsync()
+    // Of unknown length: HTTP/1.1 has trailers only after chunks.
+    let frames = [Ok(Frame::data(body)), Ok(Frame::trailers(trailers))];
+    StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
 }
 
 fn web_socket(mut request: Request<Incoming>) -> Response<Body> {
