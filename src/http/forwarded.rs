@@ -201,7 +201,7 @@ mod tests {
             assert!(known(name), "{name}");
         }
         for name in [
-            "x-forwarded",
+            "x-forward",
             "x-request-id",
             "from",
             "te",

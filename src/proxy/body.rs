@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::answer::Record;
-use crate::base::deadline::{Deadline, DeadlineHandle};
+use crate::base::deadline::{Deadline, DeadlineHandle, Deadlines};
 use crate::http::forwarded::is_told_by_proxies;
 use crate::http::headers::is_forbidden_trailer;
 use crate::plan::Plan;
@@ -172,6 +173,28 @@ impl Body for RequestBody {
             |inbound| inbound.body.size_hint(),
         )
     }
+}
+
+/// Most bytes of a refused body that are read, and longest time. Clients that are in the middle of sending see the answer
+/// only if we do not hang up on them; whoever sends more is cut off.
+const DRAIN_BYTES_MAX: usize = 256 * 1024;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// Reads the rest of a body that nobody wants, within bounds, so that the answer arrives and the connection can be used
+/// again. Past the bounds hyper closes the connection or resets the stream.
+pub(super) async fn drain(mut body: Incoming, deadlines: Deadlines) {
+    let reading = async {
+        let mut left = DRAIN_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let size = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(size) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Late or not, the rest is dropped.
+    let _ = deadlines.within(DRAIN_TIME_MAX, reading).await;
 }
 
 fn clean_request(trailers: HeaderMap, plan: &Plan) -> HeaderMap {

@@ -9,16 +9,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::answer::{Details, Record};
-use super::body::{AnswerClock, BodyFault, RequestBody, ResponseBody};
+use super::body::{AnswerClock, BodyFault, RequestBody, ResponseBody, drain};
 use super::edition::{Edition, Worker};
 use super::failure::Failure;
 use super::request::{self, Outgoing};
@@ -72,8 +73,10 @@ impl Front for Worker {
             record,
             route: None,
             is_head: false,
+            waits: false,
+            body: Some(body),
         };
-        exchange.run(parts, body).await
+        exchange.run(parts).await
     }
 }
 
@@ -86,16 +89,21 @@ struct Exchange<'w> {
     route: Option<&'w Arc<Route>>,
     /// Its answer has no body, only the length of one.
     is_head: bool,
+    /// The client sends its body only when told to (100-continue), and reading it would tell.
+    waits: bool,
+    /// Until it is sent on.
+    body: Option<Incoming>,
 }
 
 impl Exchange<'_> {
-    async fn run(mut self, mut parts: Parts, body: Incoming) -> Response<ResponseBody> {
+    async fn run(mut self, mut parts: Parts) -> Response<ResponseBody> {
         let is_grpc = is_grpc(&parts.headers);
         self.is_head = parts.method == Method::HEAD;
+        self.waits = parts.headers.contains_key(EXPECT);
         // Kept for the answer's CORS headers, which depend on what the request said.
         let origin = parts.headers.get(http::header::ORIGIN).cloned();
         let outcome = match self.read_head(&parts) {
-            Ok(head) => self.authorized(&mut parts, &head, body).await,
+            Ok(head) => self.authorized(&mut parts, &head).await,
             Err(failure) => Err(Refusal::Failure(failure)),
         };
         let cors = self.route.and_then(|route| route.cors.as_ref());
@@ -158,12 +166,7 @@ impl Exchange<'_> {
     }
 
     /// Steps 6 to 13: the decision, and what follows from it.
-    async fn authorized(
-        &mut self,
-        parts: &mut Parts,
-        head: &Head,
-        body: Incoming,
-    ) -> Result<Outcome, Refusal> {
+    async fn authorized(&mut self, parts: &mut Parts, head: &Head) -> Result<Outcome, Refusal> {
         let route = self.route.expect("the head was read");
         let pass = match head.preflight {
             Preflight::Answer => {
@@ -177,7 +180,7 @@ impl Exchange<'_> {
             }
             Preflight::No => self.decide(route, parts).await.map_err(Refusal::Denied)?,
         };
-        let sent = self.send(route, parts, head, &pass, body).await;
+        let sent = self.send(route, parts, head, &pass).await;
         if let Err(failure) = &sent {
             let upstream = &self.edition.plan.upstreams[route.upstream];
             self.worker
@@ -263,11 +266,11 @@ impl Exchange<'_> {
         parts: &mut Parts,
         head: &Head,
         pass: &Pass,
-        body: Incoming,
     ) -> Result<Answered, Failure> {
         let service = &self.edition.services[route.upstream];
         let websocket = request::is_websocket(parts);
-        if websocket && !body.is_end_stream() {
+        let is_empty = self.body.as_ref().is_none_or(Body::is_end_stream);
+        if websocket && !is_empty {
             return Err(Failure::HeadAmbiguous);
         }
         let bytes_max = self.connection.max_body_size;
@@ -296,19 +299,17 @@ impl Exchange<'_> {
         let clock = AnswerClock::new(deadline.handle(), route.timeout);
         clock.start();
         let fault = Rc::new(Cell::new(None));
-        let body = if body.is_end_stream() {
-            RequestBody::default()
-        } else {
-            let trailers = is_grpc(&parts.headers).then(|| Arc::clone(&self.edition.plan));
-            RequestBody::new(
+        let body = match self.body.take() {
+            Some(body) if !is_empty => RequestBody::new(
                 body,
                 bytes_max,
                 self.connection.body_timeout,
                 self.worker.deadlines.deadline(),
                 clock,
                 Rc::clone(&fault),
-                trailers,
-            )
+                is_grpc(&parts.headers).then(|| Arc::clone(&self.edition.plan)),
+            ),
+            Some(_) | None => RequestBody::default(),
         };
         let mut request = Request::new(body);
         *request.method_mut() = std::mem::take(&mut parts.method);
@@ -417,12 +418,17 @@ impl Exchange<'_> {
             }
         };
         let mut response = answer(&problem, is_grpc);
-        if let Refusal::Failure(failure) = refusal
-            && failure.closes_connection()
-        {
+        let closes = matches!(refusal, Refusal::Failure(failure) if failure.closes_connection());
+        if closes {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
+        } else if let Some(body) = self
+            .body
+            .take()
+            .filter(|body| !body.is_end_stream() && !self.waits)
+        {
+            spawn_local(drain(body, self.worker.deadlines.clone()));
         }
         if let Some(cors) = cors {
             cors.write(&origin_only(origin), response.headers_mut());

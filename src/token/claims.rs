@@ -232,16 +232,16 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_date(value: Value, expected: Option<u64>) {
-        assert_eq!(numeric_date(&value), expected.map(UnixSeconds), "{value}");
+    fn check_date(value: &Value, expected: Option<u64>) {
+        assert_eq!(numeric_date(value), expected.map(UnixSeconds), "{value}");
     }
 
     #[test]
     fn dates_are_sane_numbers() {
-        check_date(json!(0), Some(0));
-        check_date(json!(1_800_000_000), Some(1_800_000_000));
-        check_date(json!(1_800_000_000.9), Some(1_800_000_000));
-        check_date(json!(UnixSeconds::MAX.0), Some(UnixSeconds::MAX.0));
+        check_date(&json!(0), Some(0));
+        check_date(&json!(1_800_000_000), Some(1_800_000_000));
+        check_date(&json!(1_800_000_000.9), Some(1_800_000_000));
+        check_date(&json!(UnixSeconds::MAX.0), Some(UnixSeconds::MAX.0));
         for odd in [
             json!(-1),
             json!(-0.5),
@@ -254,7 +254,7 @@ mod tests {
             json!([1_800_000_000]),
             json!({}),
         ] {
-            check_date(odd, None);
+            check_date(&odd, None);
         }
     }
 }

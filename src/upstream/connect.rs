@@ -1,13 +1,16 @@
 //! A connection to one server, spoken for by its sender; the task that drives it ends with the sender and its last body.
 
 use std::io;
+use std::path::Path;
 
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_local;
 
+use super::io::ServiceIo;
 use super::options::Server;
 
 /// Why a request did not get an answer.
@@ -33,32 +36,26 @@ pub(super) async fn http1<B>(server: &Server) -> Result<http1::SendRequest<B>, S
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
 {
-    let mut builder = http1::Builder::new();
-    builder
-        .max_headers(ANSWER_HEADERS_MAX)
-        .max_header_size(ANSWER_HEAD_BYTES_MAX);
     match server {
-        Server::Tcp { host, port } => {
-            let (sender, connection) = builder
-                .handshake(TokioIo::new(tcp(host, *port).await?))
-                .await
-                .map_err(SendError::NoAnswer)?;
-            // Its error is also the answer to the request in flight.
-            spawn_local(async { drop(connection.with_upgrades().await) });
-            Ok(sender)
-        }
-        Server::Unix(path) => {
-            let stream = UnixStream::connect(path)
-                .await
-                .map_err(SendError::Connect)?;
-            let (sender, connection) = builder
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(SendError::NoAnswer)?;
-            spawn_local(async { drop(connection.with_upgrades().await) });
-            Ok(sender)
-        }
+        Server::Tcp { host, port } => http1_over(tcp(host, *port).await?).await,
+        Server::Unix(path) => http1_over(unix(path).await?).await,
     }
+}
+
+async fn http1_over<B, S>(stream: S) -> Result<http1::SendRequest<B>, SendError>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(ANSWER_HEADERS_MAX)
+        .max_header_size(ANSWER_HEAD_BYTES_MAX)
+        .handshake(ServiceIo::new(stream))
+        .await
+        .map_err(SendError::NoAnswer)?;
+    // Its error is also the answer to the request in flight.
+    spawn_local(async { drop(connection.with_upgrades().await) });
+    Ok(sender)
 }
 
 /// HTTP/2 by prior knowledge over a new connection.
@@ -66,31 +63,29 @@ pub(super) async fn http2<B>(server: &Server) -> Result<http2::SendRequest<B>, S
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
 {
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES_MAX).unwrap_or(u32::MAX));
     match server {
-        Server::Tcp { host, port } => {
-            let (sender, connection) = builder
-                .handshake(TokioIo::new(tcp(host, *port).await?))
-                .await
-                .map_err(SendError::NoAnswer)?;
-            spawn_local(async { drop(connection.await) });
-            Ok(sender)
-        }
-        Server::Unix(path) => {
-            let stream = UnixStream::connect(path)
-                .await
-                .map_err(SendError::Connect)?;
-            let (sender, connection) = builder
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(SendError::NoAnswer)?;
-            spawn_local(async { drop(connection.await) });
-            Ok(sender)
-        }
+        Server::Tcp { host, port } => http2_over(tcp(host, *port).await?).await,
+        Server::Unix(path) => http2_over(unix(path).await?).await,
     }
+}
+
+async fn http2_over<B, S>(stream: S) -> Result<http2::SendRequest<B>, SendError>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(SendError::NoAnswer)?;
+    spawn_local(async { drop(connection.await) });
+    Ok(sender)
+}
+
+async fn unix(path: &Path) -> Result<UnixStream, SendError> {
+    UnixStream::connect(path).await.map_err(SendError::Connect)
 }
 
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, SendError> {

@@ -2,6 +2,7 @@
 //! another thread.
 
 mod connect;
+mod io;
 mod options;
 mod pool;
 

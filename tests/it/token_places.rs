@@ -233,7 +233,7 @@ async fn a_cookie_holds_the_token() {
     ] {
         scene.expect(with(other.to_owned()), "401 no_token").await;
     }
-    assert_eq!(scene.upstream.count(), 6);
+    assert_eq!(scene.upstream.count(), 5);
 }
 
 #[tokio::test]
