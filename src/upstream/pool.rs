@@ -399,7 +399,7 @@ mod tests {
             servers: vec![Server::Unix(path.to_owned())],
             http2,
             connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             max_idle: 8,
         };
         Pool::new(Arc::new(options), Deadlines::new())
@@ -437,10 +437,14 @@ mod tests {
             .run_until(async {
                 spawn_local(serving);
                 let pool = pool(&path, true);
-                let (first, second) = tokio::join!(pool.send(get("/1")), pool.send(get("/2")));
+                let (first, second) = tokio::join!(
+                    Box::pin(pool.send(get("/1"))),
+                    Box::pin(pool.send(get("/2")))
+                );
                 assert_eq!(first.unwrap().response.status(), 200);
                 assert_eq!(second.unwrap().response.status(), 200);
-                assert_eq!(pool.send(get("/3")).await.unwrap().response.status(), 200);
+                let third = Box::pin(pool.send(get("/3"))).await.unwrap();
+                assert_eq!(third.response.status(), 200);
                 assert_eq!(accepted.get(), 1);
             })
             .await;
@@ -485,21 +489,18 @@ mod tests {
             .run_until(async {
                 spawn_local(serving);
                 let pool = pool(&path, false);
-                let all = tokio::join!(
-                    pool.send(get("/")),
-                    pool.send(get("/")),
-                    pool.send(get("/")),
-                    pool.send(get("/")),
-                );
-                for sent in [all.0, all.1, all.2, all.3] {
-                    let Sent { response, lease } = sent.unwrap();
+                let mut all = vec![];
+                for _ in 0..4 {
+                    all.push(Box::pin(pool.send(get("/"))).await.unwrap());
+                }
+                for Sent { response, lease } in all {
                     response.into_body().collect().await.unwrap();
                     lease.release();
                 }
                 tokio::task::yield_now().await;
                 let home = &pool.servers[0];
                 assert_eq!(home.idle.borrow().len(), 4, "all four are kept");
-                assert!(pool.send(get("/die")).await.is_err());
+                assert!(Box::pin(pool.send(get("/die"))).await.is_err());
                 assert_eq!(deaths.get(), 2);
             })
             .await;
