@@ -1,7 +1,7 @@
 //! Which header lines a proxy passes on.
 
 use http::header::{
-    CONNECTION, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
@@ -35,9 +35,13 @@ const CONNECTION_OPTIONS_MAX: usize = 16;
 pub struct ConnectionFault;
 
 /// Removes what is for this connection only: the fixed names and whatever any `Connection` line names
-/// (`HeaderMap::get` sees only the first line).
+/// (`HeaderMap::get` sees only the first line). A length beside a transfer coding is not the body's (RFC 9112 section
+/// 6.3) and goes with it.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), ConnectionFault> {
     let options = connection_options(headers)?;
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     for name in options {
         // Framing and the host cannot be made a matter of one connection.
         headers.remove(name);
@@ -181,6 +185,17 @@ mod tests {
         ]);
         drop_hop_by_hop(&mut lines).unwrap();
         assert_eq!(lines, headers(&[("x-three", "3")]));
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_goes_with_it() {
+        let length = ("content-length", "5");
+        let mut lines = headers(&[length, ("transfer-encoding", "chunked")]);
+        drop_hop_by_hop(&mut lines).unwrap();
+        assert!(lines.is_empty());
+        let mut lines = headers(&[length]);
+        drop_hop_by_hop(&mut lines).unwrap();
+        assert_eq!(lines, headers(&[length]));
     }
 
     #[test]

@@ -254,19 +254,19 @@ impl<F: Front> Serving<F> {
             self.stop.clone(),
             self.metrics.clone(),
         );
+        let place = Place::new(seat, metrics.connections.clone());
         let serving = self.tasks.track_future(async move {
-            metrics.connections.inc();
             let ended = match accepted {
                 Accepted::Tcp(stream, address) => {
                     let trusted = is_trusted(&options.trusted_proxies, address);
                     let peer = Peer::new(Some(address.ip()), trusted);
-                    serve(stream, peer, options, front, &deadlines, stop).await
+                    serve(stream, (peer, place), options, front, &deadlines, stop).await
                 }
                 // Whoever may open the socket's file is on this machine and let in by the operator.
                 Accepted::Unix(stream) => {
                     serve(
                         stream,
-                        Peer::new(None, true),
+                        (Peer::new(None, true), place),
                         options,
                         front,
                         &deadlines,
@@ -279,8 +279,6 @@ impl<F: Front> Serving<F> {
                 metrics.faults.with_label_values(&[fault.code()]).inc();
                 tracing::debug!(%fault, "a client connection did not end well");
             }
-            metrics.connections.dec();
-            drop(seat);
         });
         spawn_local(serving);
     }
@@ -337,6 +335,26 @@ struct Seat {
     at: usize,
 }
 
+/// An open connection, counted until this is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    _seat: Seat,
+    open: IntGauge,
+}
+
+impl Place {
+    fn new(seat: Seat, open: IntGauge) -> Self {
+        open.inc();
+        Self { _seat: seat, open }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}
+
 impl Crew {
     /// A place with the thread that has the fewest connections, or with `me` if it has hardly more. Counted at once.
     fn seat(&self, me: usize) -> Seat {
@@ -384,5 +402,44 @@ impl Drop for Seat {
         let members = &self.crew.0;
         members.loads[self.at].fetch_sub(1, Ordering::Relaxed);
         members.room.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::{Connection, Phase};
+    use super::*;
+
+    #[test]
+    fn a_connection_counts_until_its_last_request_has_ended() {
+        let options = Options {
+            address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            http2: true,
+            trusted_proxies: vec![],
+            max_connections: 1,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            max_header_size: 32 * 1024,
+            max_headers: 100,
+            max_body_size: None,
+            body_timeout: Duration::from_mins(1),
+            max_streams: 128,
+        };
+        let (_, acceptors) = bind(&options, 1).unwrap();
+        let crew = &acceptors[0].crew;
+        let gauge = IntGauge::new("open", "open").unwrap();
+        let place = Place::new(crew.seat(0), gauge.clone());
+        let phase = Phase::new(Deadlines::new().deadline().handle(), None);
+        let connection = Rc::new(Connection::new(
+            Peer::new(None, false),
+            &options,
+            phase,
+            place,
+        ));
+        let tunnel = connection.begin();
+        drop(connection);
+        assert_eq!((crew.open(), gauge.get()), (1, 1), "the tunnel is open");
+        drop(tunnel);
+        assert_eq!((crew.open(), gauge.get()), (0, 0));
     }
 }

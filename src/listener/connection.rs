@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use super::accept::Place;
 use crate::base::deadline::DeadlineHandle;
 use crate::http::forwarded::Peer;
 
@@ -21,6 +22,8 @@ pub struct Connection {
     idle_timeout: Duration,
     phase: Phase,
     requests: Cell<usize>,
+    /// Kept by the last request too: a tunnel outlives the HTTP of its connection, and counts as open until it ends.
+    _place: Place,
 }
 
 /// A request is running; ends when dropped.
@@ -79,7 +82,7 @@ impl Phase {
 }
 
 impl Connection {
-    pub(super) fn new(peer: Peer, options: &super::Options, phase: Phase) -> Self {
+    pub(super) fn new(peer: Peer, options: &super::Options, phase: Phase, place: Place) -> Self {
         phase.idle(options.idle_timeout);
         Self {
             peer,
@@ -88,6 +91,7 @@ impl Connection {
             idle_timeout: options.idle_timeout,
             phase,
             requests: Cell::new(0),
+            _place: place,
         }
     }
 

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
+use super::accept::Place;
 use super::connection::{Connection, Phase};
 use super::io::{ClientIo, First};
 use super::options::Options;
@@ -83,7 +84,7 @@ const LOCAL_ERROR_RESETS_MAX: usize = 1024;
 /// Serves one connection until it ends.
 pub(super) async fn serve<S, F>(
     mut stream: S,
-    peer: Peer,
+    (peer, place): (Peer, Place),
     options: Rc<Options>,
     front: Rc<F>,
     deadlines: &Deadlines,
@@ -99,7 +100,7 @@ where
     let deadline = deadlines.deadline();
     let header_timeout = (!is_http2).then_some(options.header_timeout);
     let phase = Phase::new(deadline.handle(), header_timeout);
-    let connection = Rc::new(Connection::new(peer, &options, phase.clone()));
+    let connection = Rc::new(Connection::new(peer, &options, phase.clone(), place));
     let service = FrontService { front, connection };
     let io = ClientIo::new(first, stream, phase.clone());
     if is_http2 {

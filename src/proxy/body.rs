@@ -292,7 +292,8 @@ impl Body for ResponseBody {
         if matches!(frame, Some(Err(_))) {
             return Poll::Ready(frame);
         }
-        if this.is_end_stream() {
+        // A body of unknown length (chunks) does not know its end before it has come.
+        if frame.is_none() || this.is_end_stream() {
             this.finish();
         }
         Poll::Ready(frame)
@@ -334,5 +335,75 @@ impl Drop for ResponseBody {
         if self.is_end_stream() {
             self.finish();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::base::deadline::Deadlines;
+    use crate::base::names::UpstreamName;
+    use crate::upstream::{Options, Pool, Sent, Server};
+
+    async fn in_chunks(mut stream: UnixStream) {
+        let mut head = vec![];
+        while let Ok(byte) = stream.read_u8().await {
+            head.push(byte);
+            if head.ends_with(b"\r\n\r\n") {
+                head.clear();
+                let answer =
+                    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_connection_of_a_chunked_answer_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let accepted = Rc::new(Cell::new(0));
+        let serving = {
+            let accepted = Rc::clone(&accepted);
+            async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    accepted.set(accepted.get() + 1);
+                    spawn_local(in_chunks(stream));
+                }
+            }
+        };
+        let options = Options {
+            name: UpstreamName::new("u"),
+            servers: vec![Server::Unix(path)],
+            http2: false,
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_mins(1),
+            max_idle: 8,
+        };
+        LocalSet::new()
+            .run_until(async {
+                spawn_local(serving);
+                let pool = Pool::new(Arc::new(options), Deadlines::new());
+                for _ in 0..3 {
+                    let request = Request::get("/").body(RequestBody::default()).unwrap();
+                    let Sent { response, lease } = pool.send(request).await.unwrap();
+                    let body = ResponseBody {
+                        payload: Payload::Service(response.into_body(), Some(lease)),
+                        record: None,
+                    };
+                    assert_eq!(body.collect().await.unwrap().to_bytes(), "abc");
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(accepted.get(), 1);
+            })
+            .await;
     }
 }

@@ -311,6 +311,9 @@ impl Exchange<'_> {
             ),
             Some(_) | None => RequestBody::default(),
         };
+        if !service.pool.options().http2 {
+            request::announce(&mut parts.headers, &body);
+        }
         let mut request = Request::new(body);
         *request.method_mut() = std::mem::take(&mut parts.method);
         *request.uri_mut() = std::mem::take(&mut parts.uri);

@@ -8,11 +8,13 @@ use http::header::{
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use http_body::Body;
 
 use super::failure::Failure;
 use crate::authorize::Bearer;
 use crate::http::forwarded::{self, Peer, is_plain_name, is_told_by_proxies};
 use crate::http::headers::{connection_options, has_token, is_hop_by_hop, single};
+use crate::identity::fold;
 use crate::plan::{Plan, Route};
 use crate::route::Host;
 use crate::token::{Spot, cookies_without, query_without};
@@ -125,6 +127,7 @@ pub(super) fn rewrite(parts: &mut Parts, outgoing: &Outgoing<'_>) -> Result<(), 
     if outgoing.http2 {
         headers.remove(HOST);
     } else {
+        join_cookies(headers);
         // HTTP/1.0 needs no host, but the HTTP/1.1 that we speak does: an empty one says that there was none
         // (RFC 9112 section 3.2).
         let none = HeaderValue::from_static("");
@@ -145,6 +148,40 @@ fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
         || *name == EXPECT
         || (is_told_by_proxies(name) && !(outgoing.peer.trusted && is_plain_name(name)))
         || outgoing.plan.protected.covers(name)
+        || is_alias_of_token(name, outgoing)
+}
+
+/// A service that reads `X_Token` for `X-Token` would see a token that nobody has checked.
+fn is_alias_of_token(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
+    let place = &outgoing.route.access.places.header;
+    place.as_ref().is_some_and(|place| {
+        let (name, place) = (name.as_str(), place.as_str());
+        name != place && name.bytes().map(fold).eq(place.bytes().map(fold))
+    })
+}
+
+/// HTTP/2 sends cookies one by one; in HTTP/1.1 they stand in one line (RFC 9113 section 8.2.3), because services join
+/// several lines with a comma.
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let lines: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let line = HeaderValue::from_bytes(&lines.join(&b"; "[..]));
+    if let Ok(line) = line {
+        headers.insert(COOKIE, line);
+    }
+}
+
+/// Says in HTTP/1.1 that a body of unknown length comes: hyper takes a GET for one without a body otherwise, and drops it.
+pub(super) fn announce(headers: &mut HeaderMap, body: &impl Body) {
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// Removes the token from where it was found.
@@ -206,4 +243,102 @@ fn target(parts: &Parts, query: Option<&str>, outgoing: &Outgoing<'_>) -> Result
         target.scheme = Some(Scheme::HTTP);
     }
     Uri::from_parts(target).map_err(|_| Failure::PathAmbiguous)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyStream, Empty, Full, StreamBody};
+
+    use super::*;
+    use crate::authorize::{Access, IssuerSet};
+    use crate::base::names::RouteName;
+    use crate::identity::ProtectedNames;
+    use crate::policy::{Auth, Requirement};
+    use crate::route::RouteTable;
+    use crate::token::Places;
+
+    /// What a service gets, over HTTP/1.1, on a route that takes its token from `X-Token` and passes it on.
+    fn rewritten(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let plan = Plan {
+            routes: RouteTable::build(&[]).unwrap(),
+            protected: ProtectedNames::new([&HeaderName::from_static("x-user-id")]),
+            upstreams: [].into(),
+            access_log: false,
+        };
+        let route = Route {
+            name: RouteName::new("r"),
+            number: 1,
+            access: Access {
+                auth: Auth::Optional,
+                issuers: IssuerSet::default(),
+                places: Places {
+                    authorization: false,
+                    header: Some(HeaderName::from_static("x-token")),
+                    cookie: None,
+                    query: None,
+                    forward: true,
+                },
+                requirement: Requirement::default(),
+            },
+            upstream: 0,
+            cors: None,
+            timeout: Duration::from_secs(1),
+        };
+        let mut request = http::Request::get("/");
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let outgoing = Outgoing {
+            plan: &plan,
+            route: &route,
+            path: None,
+            authority: None,
+            peer: &Peer::new(None, false),
+            bearer: None,
+            websocket: false,
+            http2: false,
+        };
+        rewrite(&mut parts, &outgoing).unwrap();
+        parts.headers
+    }
+
+    #[test]
+    fn only_the_token_that_was_checked_reaches_the_service() {
+        let sent = rewritten(&[
+            ("x-token", "checked"),
+            ("x_token", "forged"),
+            ("x.token", "forged"),
+            ("x-user-id", "forged"),
+            ("x_user_id", "forged"),
+            ("x-tokens", "other"),
+        ]);
+        assert_eq!(sent["x-token"], "checked");
+        assert_eq!(sent["x-tokens"], "other");
+        assert!(!sent.values().any(|value| value == "forged"), "{sent:?}");
+    }
+
+    #[test]
+    fn cookies_stand_in_one_line() {
+        let sent = rewritten(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        assert!(sent.get_all(COOKIE).iter().eq(["a=1; b=2; c=3"]));
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_is_announced() {
+        let announced = |body: &dyn Fn(&mut HeaderMap)| {
+            let mut headers = HeaderMap::new();
+            body(&mut headers);
+            headers.contains_key(TRANSFER_ENCODING)
+        };
+        let unknown = StreamBody::new(BodyStream::new(Full::new(Bytes::from("abc"))));
+        assert!(announced(&|headers| announce(headers, &unknown)));
+        let known = Full::new(Bytes::from("abc"));
+        assert!(!announced(&|headers| announce(headers, &known)));
+        let none = Empty::<Bytes>::new();
+        assert!(!announced(&|headers| announce(headers, &none)));
+    }
 }

@@ -144,9 +144,11 @@ fn bearer(line: &HeaderValue) -> Result<Option<&str>, NotText> {
     Ok(strip_scheme(text))
 }
 
-/// What follows `Bearer` and blanks; the scheme's name has no case (RFC 9110 section 11.1).
+/// What follows `Bearer` and blanks; the scheme's name has no case (RFC 9110 section 11.1). A tab ends it too, because
+/// lenient services split there: what follows is then no good token, and not a missing one.
 fn strip_scheme(text: &str) -> Option<&str> {
-    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    let end = text.find([' ', '\t']).unwrap_or(text.len());
+    let (scheme, token) = text.split_at(end);
     scheme
         .eq_ignore_ascii_case("bearer")
         .then(|| token.trim_start_matches(' '))
@@ -240,6 +242,11 @@ mod tests {
             &[("authorization", "Bearer a.b.c x")],
             None,
             &Found::One("a.b.c x".into(), Spot::Authorization),
+        );
+        check(
+            &[("authorization", "Bearer\ta.b.c")],
+            None,
+            &Found::One("\ta.b.c".into(), Spot::Authorization),
         );
         check(
             &[("authorization", "Bearer \u{e9}")],

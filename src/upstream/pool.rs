@@ -100,8 +100,8 @@ where
 
     /// Sends `request` over a kept or a new connection and waits for the head of the answer; the caller bounds the time.
     ///
-    /// A request is sent again over another connection when nothing of it was sent, or when it is safe, has no body, and
-    /// a kept connection ended before any answer (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
+    /// A request is sent again over another connection when nothing of it was sent, or once more, over a new one, when it
+    /// is safe, has no body, and a kept connection ended before any answer (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
     pub async fn send(&self, request: Request<B>) -> Result<Sent<B>, SendError> {
         if self.options.http2 {
             self.send_http2(request).await
@@ -135,9 +135,14 @@ where
                     // A broken answer is an answer: only silence lets us ask again.
                     let silent =
                         error.is_incomplete_message() || error.is_canceled() || error.is_closed();
-                    match unsent.or(again.filter(|_| silent)) {
-                        Some(same) => request = same,
-                        None => return Err(SendError::NoAnswer(error)),
+                    match (unsent, again.filter(|_| silent)) {
+                        (Some(same), _) => request = same,
+                        (None, Some(same)) => {
+                            // A request that kills the server must not meet every kept connection in turn.
+                            request = same;
+                            break;
+                        }
+                        (None, None) => return Err(SendError::NoAnswer(error)),
                     }
                 }
             }
@@ -220,12 +225,13 @@ where
     }
 
     async fn http2(&self, home: &Rc<Connections<B>>) -> Result<http2::SendRequest<B>, SendError> {
-        let waiting = match &*home.http2.borrow() {
+        let connecting = match &*home.http2.borrow() {
             Http2::Ready(sender) if !sender.is_closed() => return Ok(sender.clone()),
             Http2::Connecting(waiting) => Some(waiting.clone()),
             Http2::Ready(_) | Http2::None => None,
         };
-        let mut waiting = waiting.unwrap_or_else(|| self.start_http2(home));
+        // A statement of its own: starting writes what was borrowed.
+        let mut waiting = connecting.unwrap_or_else(|| self.start_http2(home));
         let connected = match waiting.wait_for(Option::is_some).await {
             Ok(connected) => connected.clone().expect("waited for"),
             Err(_) => Err(io::ErrorKind::Interrupted),
@@ -368,5 +374,135 @@ impl<B> fmt::Debug for Pool<B> {
 impl<B> fmt::Debug for Lease<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Lease").field(&self.0.is_some()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::base::names::UpstreamName;
+
+    fn pool(path: &Path, http2: bool) -> Pool<Empty<Bytes>> {
+        let options = Options {
+            name: UpstreamName::new("u"),
+            servers: vec![Server::Unix(path.to_owned())],
+            http2,
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_mins(1),
+            max_idle: 8,
+        };
+        Pool::new(Arc::new(options), Deadlines::new())
+    }
+
+    fn get(path: &str) -> Request<Empty<Bytes>> {
+        Request::get(format!("http://service{path}"))
+            .body(Empty::new())
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn http2_requests_share_one_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let accepted = Rc::new(Cell::new(0));
+        let serving = {
+            let accepted = Rc::clone(&accepted);
+            async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    accepted.set(accepted.get() + 1);
+                    let service = service_fn(|_| async {
+                        Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+                    });
+                    let connection =
+                        hyper::server::conn::http2::Builder::new(connect::LocalExecutor)
+                            .serve_connection(TokioIo::new(stream), service);
+                    spawn_local(async { drop(connection.await) });
+                }
+            }
+        };
+        LocalSet::new()
+            .run_until(async {
+                spawn_local(serving);
+                let pool = pool(&path, true);
+                let (first, second) = tokio::join!(
+                    Box::pin(pool.send(get("/1"))),
+                    Box::pin(pool.send(get("/2")))
+                );
+                assert_eq!(first.unwrap().response.status(), 200);
+                assert_eq!(second.unwrap().response.status(), 200);
+                let third = Box::pin(pool.send(get("/3"))).await.unwrap();
+                assert_eq!(third.response.status(), 200);
+                assert_eq!(accepted.get(), 1);
+            })
+            .await;
+    }
+
+    /// Answers every request but those to `/die`, at which it closes the connection; counts these.
+    async fn mortal(mut stream: UnixStream, deaths: Rc<Cell<usize>>) {
+        let mut head = vec![];
+        loop {
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else {
+                    return;
+                };
+                head.push(byte);
+            }
+            if head.windows(4).any(|word| word == b"/die") {
+                deaths.set(deaths.get() + 1);
+                return;
+            }
+            head.clear();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_kills_the_service_is_sent_twice_at_most() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let deaths = Rc::new(Cell::new(0));
+        let serving = {
+            let deaths = Rc::clone(&deaths);
+            async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    spawn_local(mortal(stream, Rc::clone(&deaths)));
+                }
+            }
+        };
+        LocalSet::new()
+            .run_until(async {
+                spawn_local(serving);
+                let pool = pool(&path, false);
+                let mut all = vec![];
+                for _ in 0..4 {
+                    all.push(Box::pin(pool.send(get("/"))).await.unwrap());
+                }
+                for Sent { response, lease } in all {
+                    response.into_body().collect().await.unwrap();
+                    lease.release();
+                }
+                tokio::task::yield_now().await;
+                let home = &pool.servers[0];
+                assert_eq!(home.idle.borrow().len(), 4, "all four are kept");
+                assert!(Box::pin(pool.send(get("/die"))).await.is_err());
+                assert_eq!(deaths.get(), 2);
+            })
+            .await;
     }
 }
