@@ -13,8 +13,7 @@ use http_body::Body;
 use super::failure::Failure;
 use crate::authorize::Bearer;
 use crate::http::forwarded::{self, Peer, is_plain_name, is_told_by_proxies};
-use crate::http::headers::{connection_options, has_token, is_hop_by_hop, single};
-use crate::identity::fold;
+use crate::http::headers::{connection_options, has_token, is_hop_by_hop, letters, single};
 use crate::plan::{Plan, Route};
 use crate::route::Host;
 use crate::token::{Spot, cookies_without, query_without};
@@ -154,10 +153,9 @@ fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
 /// A service that reads `X_Token` for `X-Token` would see a token that nobody has checked.
 fn is_alias_of_token(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
     let place = &outgoing.route.access.places.header;
-    place.as_ref().is_some_and(|place| {
-        let (name, place) = (name.as_str(), place.as_str());
-        name != place && name.bytes().map(fold).eq(place.bytes().map(fold))
-    })
+    place
+        .as_ref()
+        .is_some_and(|place| name != place && letters(name).eq(letters(place)))
 }
 
 /// HTTP/2 sends cookies one by one; in HTTP/1.1 they stand in one line (RFC 9113 section 8.2.3), because services join
