@@ -18,6 +18,7 @@ use super::answer::Record;
 use crate::base::deadline::{Deadline, DeadlineHandle, Deadlines};
 use crate::http::forwarded::is_told_by_proxies;
 use crate::http::headers::is_forbidden_trailer;
+use crate::listener::Coming;
 use crate::plan::Plan;
 use crate::upstream::Lease;
 
@@ -39,6 +40,8 @@ struct Inbound {
     fault: Rc<Cell<Option<BodyFault>>>,
     /// What trailers are checked against; None drops them all.
     trailers: Option<Arc<Plan>>,
+    /// What comes is no head of a next request, even if the answer was quicker.
+    _coming: Coming,
 }
 
 /// The time that a service has for its answer. It stands still while the client keeps us waiting.
@@ -78,26 +81,27 @@ pub enum BodyFault {
 }
 
 impl RequestBody {
-    /// Passes `body` on, at most `bytes_max` bytes of it. `fault` tells afterwards why it ended early. Trailers are
+    /// Passes `body` on, as far as its connection allows. `fault` tells afterwards why it ended early. Trailers are
     /// passed on only if `trailers` is given, and then without those that name an identity or framing field.
     pub(super) fn new(
         body: Incoming,
-        bytes_max: Option<u64>,
-        silence_max: Duration,
+        coming: Coming,
         deadline: Deadline,
         answer: AnswerClock,
         fault: Rc<Cell<Option<BodyFault>>>,
         trailers: Option<Arc<Plan>>,
     ) -> Self {
+        let connection = coming.connection();
         Self(Some(Box::new(Inbound {
             body,
-            left: bytes_max,
-            silence_max,
+            left: connection.max_body_size,
+            silence_max: connection.body_timeout,
             deadline,
             waiting: false,
             answer,
             fault,
             trailers,
+            _coming: coming,
         })))
     }
 }

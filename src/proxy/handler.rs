@@ -84,7 +84,7 @@ impl Front for Worker {
 struct Exchange<'w> {
     worker: &'w Worker,
     edition: &'w Edition,
-    connection: &'w Connection,
+    connection: &'w Rc<Connection>,
     record: Record,
     route: Option<&'w Arc<Route>>,
     /// Its answer has no body, only the length of one.
@@ -302,8 +302,7 @@ impl Exchange<'_> {
         let body = match self.body.take() {
             Some(body) if !is_empty => RequestBody::new(
                 body,
-                bytes_max,
-                self.connection.body_timeout,
+                self.connection.expect_body(),
                 self.worker.deadlines.deadline(),
                 clock,
                 Rc::clone(&fault),
@@ -526,5 +525,175 @@ fn drop_own_words(headers: &mut HeaderMap) {
         .collect();
     for name in own {
         headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{LocalSet, spawn_local};
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::super::Shared;
+    use super::*;
+    use crate::authorize::{Access, IssuerSet, Tables};
+    use crate::base::clock::Clock;
+    use crate::base::deadline::Deadlines;
+    use crate::base::names::{RouteName, UpstreamName};
+    use crate::denylist::{Fingerprinter, index};
+    use crate::identity::ProtectedNames;
+    use crate::listener::{Address, ListenerMetrics, Options, bind};
+    use crate::plan::Plan;
+    use crate::policy::{Auth, Requirement};
+    use crate::route::{Entry, PathPattern, RouteTable};
+    use crate::telemetry::metrics::Metrics;
+    use crate::token::{Places, TokenCache};
+    use crate::upstream;
+
+    /// A public route to a service on that port.
+    fn plan(port: u16) -> Plan {
+        let route = Route {
+            name: RouteName::new("r"),
+            number: 1,
+            access: Access {
+                auth: Auth::Public,
+                issuers: IssuerSet::default(),
+                places: Places {
+                    authorization: true,
+                    header: None,
+                    cookie: None,
+                    query: None,
+                    forward: false,
+                },
+                requirement: Requirement::default(),
+            },
+            upstream: 0,
+            cors: None,
+            timeout: Duration::from_secs(30),
+        };
+        let entry = Entry {
+            hosts: &[],
+            path: &PathPattern::prefix("/").unwrap(),
+            methods: &[],
+            protection: 0,
+            route: Arc::new(route),
+        };
+        let options = upstream::Options {
+            name: UpstreamName::new("u"),
+            servers: vec![upstream::Server::Tcp {
+                host: "127.0.0.1".into(),
+                port,
+            }],
+            http2: false,
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_mins(1),
+            max_idle: 8,
+        };
+        Plan {
+            routes: RouteTable::build(&[entry]).unwrap(),
+            protected: ProtectedNames::new([]),
+            upstreams: [Arc::new(options)].into(),
+            access_log: false,
+        }
+    }
+
+    /// A connection to a gateway in front of a service on that port.
+    async fn gateway(port: u16) -> TcpStream {
+        let metrics = Metrics::new();
+        let options = Options {
+            address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            http2: false,
+            trusted_proxies: vec![],
+            max_connections: 8,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            max_header_size: 32 * 1024,
+            max_headers: 100,
+            max_body_size: None,
+            body_timeout: Duration::from_mins(1),
+            max_streams: 8,
+        };
+        let (Address::Tcp(address), mut acceptors) = bind(&options, 1).unwrap() else {
+            panic!("an address of TCP was asked for");
+        };
+        let listening = ListenerMetrics {
+            connections: metrics.connections.with_label_values(&["l"]),
+            faults: metrics.connection_errors.clone(),
+        };
+        let tables = Tables {
+            tokens: TokenCache::new(1024, |_| 0),
+            denylist: index(1).0,
+            fingerprinter: Fingerprinter::new(&[0; 16]),
+        };
+        let shared = Arc::new(Shared {
+            plan: ArcSwap::from_pointee(plan(port)),
+            tables,
+            clock: Clock::system(),
+            metrics,
+        });
+        let (deadlines, tasks) = (Deadlines::new(), TaskTracker::new());
+        spawn_local(deadlines.clone().sweep());
+        let worker = Worker::new(shared, deadlines.clone(), tasks.clone());
+        spawn_local(acceptors.remove(0).run(
+            Rc::new(options),
+            Rc::new(worker),
+            deadlines,
+            tasks,
+            CancellationToken::new(),
+            listening,
+        ));
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    async fn read(stream: &mut TcpStream) -> String {
+        let mut bytes = vec![0; 4096];
+        let n = stream.read(&mut bytes).await.unwrap();
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_come_after_its_answer() {
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = service.local_addr().unwrap().port();
+        LocalSet::new()
+            .run_until(async move {
+                let mut client = gateway(port).await;
+                let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc";
+                client.write_all(head).await.unwrap();
+                let (mut service, _) = service.accept().await.unwrap();
+                assert!(read(&mut service).await.starts_with("POST"));
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                service.write_all(answer).await.unwrap();
+                assert!(read(&mut client).await.starts_with("HTTP/1.1 200"));
+                client.write_all(b"def").await.unwrap();
+                let more = timeout(Duration::from_secs(30), read(&mut client)).await;
+                assert!(more.is_err(), "nobody asked for {more:?}");
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn the_body_of_a_get_reaches_the_service() {
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = service.local_addr().unwrap().port();
+        LocalSet::new()
+            .run_until(async move {
+                let mut client = gateway(port).await;
+                let request =
+                    b"GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+                client.write_all(request).await.unwrap();
+                let (mut service, _) = service.accept().await.unwrap();
+                let mut seen = String::new();
+                while !seen.ends_with("3\r\nabc\r\n0\r\n\r\n") {
+                    let more = timeout(Duration::from_secs(5), read(&mut service)).await;
+                    seen += &more.expect("the body comes");
+                    assert!(!seen.ends_with("\r\n\r\n") || seen.contains("chunked"), "{seen}");
+                }
+            })
+            .await;
     }
 }
