@@ -11,12 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::answer::Record;
+use super::drain::Drain;
 use super::streams::{Admission, Ended, Watch};
-use crate::base::deadline::{Deadline, DeadlineHandle, Deadlines};
+use crate::base::deadline::{Deadline, DeadlineHandle};
 use crate::http::forwarded::is_told_by_proxies;
 use crate::http::headers::is_forbidden_trailer;
 use crate::listener::Coming;
@@ -32,7 +32,11 @@ pub struct RequestBody(Option<Box<Inbound>>);
 
 #[derive(Debug)]
 struct Inbound {
-    body: Incoming,
+    /// None once it is left to the drain.
+    body: Option<Incoming>,
+    drain: Drain,
+    /// The client sends nothing before it is told to, and reading tells it.
+    untold: bool,
     /// Bytes that may still come; None: no bound.
     left: Option<u64>,
     silence_max: Duration,
@@ -89,6 +93,7 @@ impl RequestBody {
     /// passed on only if `trailers` is given, and then without those that name an identity or framing field.
     pub(super) fn new(
         body: Incoming,
+        (drain, untold): (Drain, bool),
         coming: Coming,
         deadline: Deadline,
         answer: AnswerClock,
@@ -97,7 +102,9 @@ impl RequestBody {
     ) -> Self {
         let connection = coming.connection();
         Self(Some(Box::new(Inbound {
-            body,
+            body: Some(body),
+            drain,
+            untold,
             left: connection.max_body_size,
             silence_max: connection.body_timeout,
             deadline,
@@ -117,6 +124,20 @@ impl Inbound {
     }
 }
 
+impl Drop for Inbound {
+    /// The service has answered, or is gone, before the body was at its end.
+    fn drop(&mut self) {
+        let is_readable = matches!(self.fault.get(), None | Some(BodyFault::TooLarge));
+        if let Some(body) = self.body.take()
+            && is_readable
+            && !self.untold
+            && !body.is_end_stream()
+        {
+            self.drain.leave(body);
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyFault;
@@ -128,7 +149,11 @@ impl Body for RequestBody {
         let Some(inbound) = &mut self.0 else {
             return Poll::Ready(None);
         };
-        let frame = match Pin::new(&mut inbound.body).poll_frame(cx) {
+        let Some(body) = &mut inbound.body else {
+            return Poll::Ready(None);
+        };
+        inbound.untold = false;
+        let frame = match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(_))) => return inbound.fail(BodyFault::Broken),
             Poll::Ready(None) => {
@@ -172,37 +197,16 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         self.0
             .as_ref()
-            .is_none_or(|inbound| inbound.body.is_end_stream())
+            .and_then(|inbound| inbound.body.as_ref())
+            .is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(
-            || SizeHint::with_exact(0),
-            |inbound| inbound.body.size_hint(),
-        )
+        self.0
+            .as_ref()
+            .and_then(|inbound| inbound.body.as_ref())
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
-}
-
-/// Most bytes of a refused body that are read, and longest time. Clients that are in the middle of sending see the answer
-/// only if we do not hang up on them; whoever sends more is cut off.
-const DRAIN_BYTES_MAX: usize = 256 * 1024;
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// Reads the rest of a body that nobody wants, within bounds, so that the answer arrives and the connection can be used
-/// again. Past the bounds hyper closes the connection or resets the stream.
-pub(super) async fn drain(mut body: Incoming, deadlines: Deadlines) {
-    let reading = async {
-        let mut left = DRAIN_BYTES_MAX;
-        while let Some(Ok(frame)) = body.frame().await {
-            let size = frame.data_ref().map_or(0, Bytes::len);
-            match left.checked_sub(size) {
-                Some(rest) => left = rest,
-                None => return,
-            }
-        }
-    };
-    // Late or not, the rest is dropped.
-    let _ = deadlines.within(DRAIN_TIME_MAX, reading).await;
 }
 
 fn clean_request(trailers: HeaderMap, plan: &Plan) -> HeaderMap {

@@ -11,6 +11,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
+use super::drain::Drain;
 use super::streams::{STREAM_SWEEP, Streams};
 use crate::authorize::Tables;
 use crate::base::clock::Clock;
@@ -41,6 +42,8 @@ pub struct Worker {
     pub(super) deadlines: Deadlines,
     /// Tunnels, which outlive the connections that they were.
     pub(super) tasks: TaskTracker,
+    /// Where bodies are left that nobody wants.
+    pub(super) drain: Drain,
     /// What may be cut short by a rule.
     pub(super) streams: Streams,
     edition: RefCell<Rc<Edition>>,
@@ -69,6 +72,7 @@ impl Worker {
             shared,
             deadlines,
             tasks,
+            drain: Drain::default(),
             streams: Streams::default(),
         }
     }
@@ -85,6 +89,11 @@ impl Worker {
             ));
         }
         Rc::clone(&edition)
+    }
+
+    /// Reads the rest of bodies that nobody wants, for ever.
+    pub async fn drain_bodies(self: Rc<Self>) {
+        self.drain.clone().run(self.deadlines.clone()).await;
     }
 
     /// Ends the streams that a rule or the hour has caught up with, for ever.

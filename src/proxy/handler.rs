@@ -15,11 +15,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::answer::{Details, Record};
-use super::body::{AnswerClock, BodyFault, RequestBody, ResponseBody, drain};
+use super::body::{AnswerClock, BodyFault, RequestBody, ResponseBody};
 use super::edition::{Edition, Worker};
 use super::failure::Failure;
 use super::request::{self, Outgoing};
@@ -313,6 +312,7 @@ impl Exchange<'_> {
         let body = match self.body.take() {
             Some(body) if !is_empty => RequestBody::new(
                 body,
+                (self.worker.drain.clone(), self.waits),
                 self.connection.expect_body(),
                 self.worker.deadlines.deadline(),
                 clock,
@@ -514,17 +514,15 @@ impl Exchange<'_> {
             }
         };
         let mut response = answer(&problem, is_grpc);
-        let closes = matches!(refusal, Refusal::Failure(failure) if failure.closes_connection());
-        if closes {
+        if matches!(refusal, Refusal::Failure(failure) if failure.closes_connection()) {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
-        } else if let Some(body) = self
-            .body
-            .take()
-            .filter(|body| !body.is_end_stream() && !self.waits)
+        }
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream())
+            && !self.waits
         {
-            spawn_local(drain(body, self.worker.deadlines.clone()));
+            self.worker.drain.leave(body);
         }
         if let Some(cors) = cors {
             cors.write(&origin_only(origin), response.headers_mut());

@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod drain;
 mod edition;
 mod failure;
 mod handler;
