@@ -38,4 +38,10 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// From the end of the request's head to the head of the answer.
     pub timeout: Duration,
+    /// Whether an answer 2xx ends the request's session.
+    pub logout: bool,
+    /// Whether the service's `Jotgate-Revoke` is obeyed.
+    pub trust_revoke_header: bool,
+    /// Whether answers that are still on their way end with the token.
+    pub end_at_expiry: bool,
 }

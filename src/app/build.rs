@@ -81,6 +81,9 @@ pub(super) fn plan(
             upstream: places[&route.upstream],
             cors: route.cors,
             timeout: route.timeout,
+            logout: route.logout,
+            trust_revoke_header: route.trust_revoke_header,
+            end_at_expiry: route.end_at_expiry,
         });
         patterns.push((route.hosts, route.path, route.methods, protection, built));
     }

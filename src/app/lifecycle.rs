@@ -19,9 +19,9 @@ use crate::base::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{self, Shutdown};
 use crate::control::admin::{Admin, serve};
-use crate::control::denylist::{IssuerLife, Parts, Revocations, revocations};
+use crate::control::denylist::{IssuerLife, Parts, Revocations, revocations, serve_desk};
 use crate::control::jwks::{self, KeySourceError};
-use crate::denylist::{Fingerprinter, Index, index};
+use crate::denylist::{Fingerprinter, Index, desk, index};
 use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
 use crate::proxy::Shared;
 use crate::route::Conflict;
@@ -102,7 +102,10 @@ impl Gateway {
             &tasks,
             &control,
         )?;
+        let (desk, wishes) = desk();
+        tasks.spawn(serve_desk(wishes, revocations.clone(), control.clone()));
         let shared = Arc::new(Shared {
+            desk,
             plan: ArcSwap::from_pointee(plan),
             tables: Tables {
                 tokens: TokenCache::new(settings.token_cache_bytes, Bearer::weight),

@@ -75,6 +75,7 @@ async fn work(posts: Vec<Post>, shared: Arc<Shared>, end: End) {
             }
         });
     }
+    spawn_local(Rc::clone(&worker).end_streams());
     spawn_local(async move {
         let mut sweep = tokio::time::interval(POOL_SWEEP);
         loop {

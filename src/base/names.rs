@@ -17,6 +17,12 @@ macro_rules! name {
                 Self(Arc::from(name))
             }
 
+            /// The text, shared.
+            #[must_use]
+            pub fn to_shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
+            }
+
             /// The text.
             #[must_use]
             pub fn as_str(&self) -> &str {

@@ -138,6 +138,9 @@ sections! {
         token: Token,
         cors: Cors,
         timeout: Span,
+        logout: bool,
+        trust_revoke_header: bool,
+        end_at_expiry: bool,
     }
 
     /// `routes.token`
@@ -227,17 +230,7 @@ const LATER: &[(&str, &[&str])] = &[
         "upstreams[]",
         &["balance", "health", "outlier", "retries", "tls"],
     ),
-    (
-        "routes[]",
-        &[
-            "expression",
-            "mode",
-            "on_stale",
-            "rewrite",
-            "logout",
-            "trust_revoke_header",
-        ],
-    ),
+    ("routes[]", &["expression", "mode", "on_stale", "rewrite"]),
     ("denylist", &["path", "max_staleness", "redis"]),
     ("admin", &["tls", "issuer", "scope"]),
     ("telemetry", &["otlp"]),

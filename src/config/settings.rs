@@ -113,6 +113,12 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// From the end of the request's head to the head of the answer. Default 60 s.
     pub timeout: Duration,
+    /// An answer 2xx of the service ends the request's session (else its token). Default false.
+    pub logout: bool,
+    /// Whether the service may end sessions by answering with `Jotgate-Revoke`. Default false.
+    pub trust_revoke_header: bool,
+    /// Whether WebSockets, event streams and downloads end when their token does. Default false.
+    pub end_at_expiry: bool,
 }
 
 /// `[denylist]`

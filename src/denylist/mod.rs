@@ -1,7 +1,9 @@
 //! What is revoked: rules, and the index that requests read. The one writer is `control/denylist`.
 
+mod desk;
 mod index;
 mod rule;
 
+pub use desk::{Desk, Scope, Wish, WishRefused, WishSubject, Wisher, desk};
 pub use index::{Full, Index, IndexWriter, SHARDS, index, shard_range};
 pub use rule::{Cutoff, Fingerprint, Fingerprinter, Kind, Rule, Span, TokenKeys, Until};

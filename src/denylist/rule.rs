@@ -304,6 +304,16 @@ impl TokenKeys {
         self.present |= 1 << kind.place();
     }
 
+    /// What a stream is ended by: its session's rules where it has a session, because the token that opened it may be
+    /// replaced by a newer one of the same session.
+    #[must_use]
+    pub fn of_session(mut self) -> Self {
+        if self.key(Kind::Session).is_some() {
+            self.present &= !(1 << Kind::Token.place());
+        }
+        self
+    }
+
     /// The key of that kind, if the token has one.
     #[must_use]
     pub fn key(&self, kind: Kind) -> Option<Fingerprint> {

@@ -429,7 +429,11 @@ mod tests {
         let crew = &acceptors[0].crew;
         let gauge = IntGauge::new("open", "open").unwrap();
         let place = Place::new(crew.seat(0), gauge.clone());
-        let phase = Phase::new(Deadlines::new().deadline().handle(), None);
+        let phase = Phase::new(
+            Deadlines::new().deadline().handle(),
+            None,
+            options.idle_timeout,
+        );
         let connection = Rc::new(Connection::new(
             Peer::new(None, false),
             &options,

@@ -19,9 +19,9 @@ pub struct Connection {
     pub max_body_size: Option<u64>,
     /// Longest silence in the middle of a request's body.
     pub body_timeout: Duration,
-    idle_timeout: Duration,
     phase: Phase,
     requests: Cell<usize>,
+    bodies: Cell<usize>,
     /// Kept by the last request too: a tunnel outlives the HTTP of its connection, and counts as open until it ends.
     _place: Place,
 }
@@ -30,6 +30,10 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Busy(Rc<Connection>);
 
+/// The body of a request is on its way; ends when dropped.
+#[derive(Debug)]
+pub struct Coming(Rc<Connection>);
+
 /// What a connection waits for. Shared with its I/O, which sees the first byte of a head.
 #[derive(Clone, Debug)]
 pub(super) struct Phase {
@@ -37,6 +41,7 @@ pub(super) struct Phase {
     deadline: DeadlineHandle,
     /// None on HTTP/2, where bytes between requests are frames of the connection and begin no head.
     header_timeout: Option<Duration>,
+    idle_timeout: Duration,
 }
 
 /// Nothing of a request has come.
@@ -45,23 +50,35 @@ const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 /// A request is running.
 const BUSY: u8 = 2;
+/// All requests are answered, but the body of one still comes.
+const BODY: u8 = 3;
 
 impl Phase {
-    pub(super) fn new(deadline: DeadlineHandle, header_timeout: Option<Duration>) -> Self {
-        Self {
+    /// A connection that is idle.
+    pub(super) fn new(
+        deadline: DeadlineHandle,
+        header_timeout: Option<Duration>,
+        idle_timeout: Duration,
+    ) -> Self {
+        let phase = Self {
             now: Arc::new(AtomicU8::new(IDLE)),
             deadline,
             header_timeout,
-        }
+            idle_timeout,
+        };
+        phase.wait(IDLE);
+        phase
     }
 
     /// Bytes have come in.
     pub(super) fn bytes_came(&self) {
-        if let Some(header_timeout) = self.header_timeout
-            && self.now.load(Ordering::Relaxed) == IDLE
-        {
-            self.now.store(HEAD, Ordering::Relaxed);
-            self.deadline.set(header_timeout);
+        match (self.now.load(Ordering::Relaxed), self.header_timeout) {
+            (IDLE, Some(header_timeout)) => {
+                self.now.store(HEAD, Ordering::Relaxed);
+                self.deadline.set(header_timeout);
+            }
+            (BODY, _) => self.deadline.set(self.idle_timeout),
+            _ => {}
         }
     }
 
@@ -70,9 +87,10 @@ impl Phase {
         self.now.load(Ordering::Relaxed) == HEAD
     }
 
-    fn idle(&self, timeout: Duration) {
-        self.now.store(IDLE, Ordering::Relaxed);
-        self.deadline.set(timeout);
+    /// Nothing runs: `phase` is [`IDLE`] or [`BODY`].
+    fn wait(&self, phase: u8) {
+        self.now.store(phase, Ordering::Relaxed);
+        self.deadline.set(self.idle_timeout);
     }
 
     fn busy(&self) {
@@ -83,14 +101,13 @@ impl Phase {
 
 impl Connection {
     pub(super) fn new(peer: Peer, options: &super::Options, phase: Phase, place: Place) -> Self {
-        phase.idle(options.idle_timeout);
         Self {
             peer,
             max_body_size: options.max_body_size,
             body_timeout: options.body_timeout,
-            idle_timeout: options.idle_timeout,
             phase,
             requests: Cell::new(0),
+            bodies: Cell::new(0),
             _place: place,
         }
     }
@@ -101,6 +118,36 @@ impl Connection {
         self.requests.set(self.requests.get() + 1);
         self.phase.busy();
         Busy(Rc::clone(self))
+    }
+
+    /// The body of a running request is going to be read.
+    #[must_use]
+    pub fn expect_body(self: &Rc<Self>) -> Coming {
+        self.bodies.set(self.bodies.get() + 1);
+        Coming(Rc::clone(self))
+    }
+
+    /// A request was answered, or a body has ended.
+    fn ended(&self) {
+        if self.requests.get() == 0 {
+            let phase = if self.bodies.get() == 0 { IDLE } else { BODY };
+            self.phase.wait(phase);
+        }
+    }
+}
+
+impl Coming {
+    /// The connection that the body comes on.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.0
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.bodies.set(self.0.bodies.get() - 1);
+        self.0.ended();
     }
 }
 
@@ -114,10 +161,7 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let left = self.0.requests.get() - 1;
-        self.0.requests.set(left);
-        if left == 0 {
-            self.0.phase.idle(self.0.idle_timeout);
-        }
+        self.0.requests.set(self.0.requests.get() - 1);
+        self.0.ended();
     }
 }

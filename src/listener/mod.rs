@@ -7,6 +7,6 @@ mod options;
 mod serve;
 
 pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind};
-pub use connection::{Busy, Connection};
+pub use connection::{Busy, Coming, Connection};
 pub use options::{Address, Options};
 pub use serve::{ConnectionFault, Front};

@@ -99,7 +99,7 @@ where
         options.http2 && tell_protocol(&mut stream, &mut first, &options, deadlines).await?;
     let deadline = deadlines.deadline();
     let header_timeout = (!is_http2).then_some(options.header_timeout);
-    let phase = Phase::new(deadline.handle(), header_timeout);
+    let phase = Phase::new(deadline.handle(), header_timeout, options.idle_timeout);
     let connection = Rc::new(Connection::new(peer, &options, phase.clone(), place));
     let service = FrontService { front, connection };
     let io = ClientIo::new(first, stream, phase.clone());

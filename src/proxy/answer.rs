@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Uri, Version};
+use prometheus::IntCounterVec;
 use tokio::time::Instant;
+
+use super::streams::Ended;
 
 use crate::base::names::{IssuerName, RouteName};
 use crate::listener::Busy;
@@ -23,6 +26,8 @@ pub(super) struct Record {
     pub(super) complete: bool,
     pub(super) decision: Duration,
     pub(super) upstream: Option<Duration>,
+    /// Streams that were cut short, by reason.
+    pub(super) ended: IntCounterVec,
     /// None when access lines are off.
     pub(super) line: Option<Box<Details>>,
 }
@@ -39,6 +44,12 @@ pub(super) struct Details {
 }
 
 impl Record {
+    /// The answer is cut short.
+    pub(super) fn end(&mut self, ended: Ended) {
+        self.code = ended.code();
+        self.ended.with_label_values(&[ended.code()]).inc();
+    }
+
     /// The request has met its route.
     pub(super) fn meet(&mut self, route: &Arc<Route>) {
         if let Some(line) = &mut self.line {

@@ -9,17 +9,22 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::answer::Record;
+use super::streams::{Admission, Ended, Watch};
 use crate::base::deadline::{Deadline, DeadlineHandle, Deadlines};
 use crate::http::forwarded::is_told_by_proxies;
 use crate::http::headers::is_forbidden_trailer;
+use crate::listener::Coming;
 use crate::plan::Plan;
 use crate::upstream::Lease;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// The body of a request on its way to the service. The default is empty.
 #[derive(Debug, Default)]
@@ -39,6 +44,8 @@ struct Inbound {
     fault: Rc<Cell<Option<BodyFault>>>,
     /// What trailers are checked against; None drops them all.
     trailers: Option<Arc<Plan>>,
+    /// What comes is no head of a next request, even if the answer was quicker.
+    _coming: Coming,
 }
 
 /// The time that a service has for its answer. It stands still while the client keeps us waiting.
@@ -78,26 +85,27 @@ pub enum BodyFault {
 }
 
 impl RequestBody {
-    /// Passes `body` on, at most `bytes_max` bytes of it. `fault` tells afterwards why it ended early. Trailers are
+    /// Passes `body` on, as far as its connection allows. `fault` tells afterwards why it ended early. Trailers are
     /// passed on only if `trailers` is given, and then without those that name an identity or framing field.
     pub(super) fn new(
         body: Incoming,
-        bytes_max: Option<u64>,
-        silence_max: Duration,
+        coming: Coming,
         deadline: Deadline,
         answer: AnswerClock,
         fault: Rc<Cell<Option<BodyFault>>>,
         trailers: Option<Arc<Plan>>,
     ) -> Self {
+        let connection = coming.connection();
         Self(Some(Box::new(Inbound {
             body,
-            left: bytes_max,
-            silence_max,
+            left: connection.max_body_size,
+            silence_max: connection.body_timeout,
             deadline,
             waiting: false,
             answer,
             fault,
             trailers,
+            _coming: coming,
         })))
     }
 }
@@ -222,6 +230,33 @@ pub struct ResponseBody {
     payload: Payload,
     /// Written down when the body is dropped: then the answer has ended.
     record: Option<Record>,
+    watching: Watching,
+    /// The client reads `grpc-status` trailers.
+    is_grpc: bool,
+}
+
+/// Whether a rule may cut the answer short.
+#[derive(Debug)]
+enum Watching {
+    /// Nobody's: there is no token to revoke.
+    No,
+    /// Not yet: the answer may end with its first frame.
+    Admitted(Admission),
+    /// Yes.
+    On(Watch),
+    /// It did.
+    Cut,
+}
+
+/// Why an answer's body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerFault {
+    /// The service broke off.
+    #[error("the service broke off")]
+    Service(#[from] hyper::Error),
+    /// A rule came, or the token expired.
+    #[error("the bearer may no longer read on")]
+    Cut,
 }
 
 #[derive(Debug)]
@@ -236,6 +271,8 @@ impl ResponseBody {
         Self {
             payload: Payload::Own(Some(bytes)),
             record: Some(record),
+            watching: Watching::No,
+            is_grpc: false,
         }
     }
 
@@ -244,27 +281,42 @@ impl ResponseBody {
         Self {
             payload: Payload::Own(None),
             record: None,
+            watching: Watching::No,
+            is_grpc: false,
         }
     }
 
     /// The service's answer. Its connection is kept once the body has ended.
-    pub(super) fn service(body: Incoming, lease: Lease<RequestBody>, record: Record) -> Self {
+    pub(super) fn service(
+        body: Incoming,
+        lease: Lease<RequestBody>,
+        record: Record,
+        admission: Option<Admission>,
+        is_grpc: bool,
+    ) -> Self {
         Self {
             payload: Payload::Service(body, Some(lease)),
             record: Some(record),
+            watching: admission.map_or(Watching::No, Watching::Admitted),
+            is_grpc,
         }
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerFault;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
         let this = &mut *self;
+        if let Watching::On(watch) = &this.watching
+            && let Poll::Ready(ended) = watch.poll(cx)
+        {
+            return Poll::Ready(Some(this.cut(ended)));
+        }
         let frame = match &mut this.payload {
             Payload::Own(bytes) => {
                 let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
@@ -273,8 +325,12 @@ impl Body for ResponseBody {
                 }
                 return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
             }
-            Payload::Service(body, _) => ready!(Pin::new(body).poll_frame(cx)),
+            Payload::Service(body, _) => Pin::new(body).poll_frame(cx),
         };
+        if !matches!(frame, Poll::Ready(None)) && !this.is_end_stream() {
+            this.go_on(cx);
+        }
+        let frame = ready!(frame);
         let frame = match frame {
             Some(Ok(frame)) => {
                 if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
@@ -287,11 +343,9 @@ impl Body for ResponseBody {
                     Err(frame) => Some(Ok(frame)),
                 }
             }
-            other => other,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => None,
         };
-        if matches!(frame, Some(Err(_))) {
-            return Poll::Ready(frame);
-        }
         // A body of unknown length (chunks) does not know its end before it has come.
         if frame.is_none() || this.is_end_stream() {
             this.finish();
@@ -317,7 +371,41 @@ impl Body for ResponseBody {
 }
 
 impl ResponseBody {
+    /// The answer is a stream: from here on it is watched.
+    fn go_on(&mut self, cx: &Context<'_>) {
+        if let Watching::Admitted(_) = self.watching
+            && let Watching::Admitted(admission) =
+                std::mem::replace(&mut self.watching, Watching::No)
+        {
+            let watch = admission.watch();
+            // Just begun, so not ended; this leaves the waker.
+            let _ = watch.poll(cx);
+            self.watching = Watching::On(watch);
+        }
+    }
+
+    /// Ends the answer so that nobody takes it for whole, and lets go of the service.
+    fn cut(&mut self, ended: Ended) -> Result<Frame<Bytes>, AnswerFault> {
+        self.watching = Watching::Cut;
+        self.payload = Payload::Own(None);
+        if let Some(record) = &mut self.record {
+            record.end(ended);
+        }
+        if self.is_grpc {
+            let unauthenticated = HeaderMap::from_iter([
+                (GRPC_STATUS, HeaderValue::from_static("16")),
+                (GRPC_MESSAGE, HeaderValue::from_static(ended.code())),
+            ]);
+            Ok(Frame::trailers(unauthenticated))
+        } else {
+            Err(AnswerFault::Cut)
+        }
+    }
+
     fn finish(&mut self) {
+        if matches!(self.watching, Watching::Cut) {
+            return;
+        }
         if let Some(record) = &mut self.record {
             record.complete = true;
         }
@@ -398,6 +486,8 @@ mod tests {
                     let body = ResponseBody {
                         payload: Payload::Service(response.into_body(), Some(lease)),
                         record: None,
+                        watching: Watching::No,
+                        is_grpc: false,
                     };
                     assert_eq!(body.collect().await.unwrap().to_bytes(), "abc");
                     tokio::task::yield_now().await;

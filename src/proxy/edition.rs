@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use prometheus::Histogram;
+use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
+use super::streams::{STREAM_SWEEP, Streams};
 use crate::authorize::Tables;
 use crate::base::clock::Clock;
 use crate::base::deadline::Deadlines;
+use crate::denylist::Desk;
 use crate::plan::Plan;
 use crate::telemetry::metrics::{DecisionCounters, Metrics};
 use crate::upstream::Pool;
@@ -28,6 +31,8 @@ pub struct Shared {
     pub clock: Clock,
     /// Counts.
     pub metrics: Metrics,
+    /// Takes the revocations that requests wish.
+    pub desk: Desk,
 }
 
 /// One thread's side of the proxy.
@@ -36,6 +41,8 @@ pub struct Worker {
     pub(super) deadlines: Deadlines,
     /// Tunnels, which outlive the connections that they were.
     pub(super) tasks: TaskTracker,
+    /// What may be cut short by a rule.
+    pub(super) streams: Streams,
     edition: RefCell<Rc<Edition>>,
 }
 
@@ -62,6 +69,7 @@ impl Worker {
             shared,
             deadlines,
             tasks,
+            streams: Streams::default(),
         }
     }
 
@@ -77,6 +85,17 @@ impl Worker {
             ));
         }
         Rc::clone(&edition)
+    }
+
+    /// Ends the streams that a rule or the hour has caught up with, for ever.
+    pub async fn end_streams(self: Rc<Self>) {
+        let mut sweep = tokio::time::interval(STREAM_SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            sweep.tick().await;
+            self.streams
+                .sweep(&self.shared.tables.denylist, self.shared.clock.now());
+        }
     }
 
     /// Closes upstream connections that were idle for too long.

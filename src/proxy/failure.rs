@@ -32,6 +32,10 @@ pub enum Failure {
     UpstreamFailed,
     /// The service did not answer in time (504).
     UpstreamTimeout,
+    /// The service answered with a `Jotgate-Revoke` that cannot be carried out (502).
+    RevokeInvalid,
+    /// The revocation that the answer asks for was not made, so the answer would not be true (503).
+    RevokeFailed,
 }
 
 impl Failure {
@@ -50,6 +54,8 @@ impl Failure {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::RevokeInvalid => "revoke_invalid",
+            Self::RevokeFailed => "revoke_failed",
         }
     }
 
@@ -90,6 +96,14 @@ impl Failure {
                 (StatusCode::BAD_GATEWAY, "The service cannot be reached.")
             }
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, "The service gave no valid answer."),
+            Self::RevokeInvalid => (
+                StatusCode::BAD_GATEWAY,
+                "The service asked for what cannot be revoked.",
+            ),
+            Self::RevokeFailed => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The session could not be ended; try again.",
+            ),
             Self::UpstreamTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "The service did not answer in time.",
@@ -100,7 +114,7 @@ impl Failure {
             let list: Vec<&str> = methods.iter().map(Method::as_str).collect();
             problem.allow = HeaderValue::try_from(list.join(", ")).ok();
         }
-        if *self == Self::UpstreamUnreachable {
+        if matches!(self, Self::UpstreamUnreachable | Self::RevokeFailed) {
             problem.retry_after = Some(UPSTREAM_RETRY_AFTER);
         }
         problem

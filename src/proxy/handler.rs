@@ -23,14 +23,18 @@ use super::body::{AnswerClock, BodyFault, RequestBody, ResponseBody, drain};
 use super::edition::{Edition, Worker};
 use super::failure::Failure;
 use super::request::{self, Outgoing};
+use super::revoke::{self, REVOKE_TIMEOUT};
+use super::streams::{Admission, Ended};
 use super::upgrade;
-use crate::authorize::{Decision, Denied, Pass, Presented, decide};
+use crate::authorize::{Bearer, Decision, Denied, Pass, Presented, decide};
+use crate::denylist::Wisher;
 use crate::http::cors::{Cors, is_preflight};
 use crate::http::headers::drop_hop_by_hop;
 use crate::http::respond::{Problem, is_grpc};
 use crate::jwks::RefreshOutcome;
 use crate::listener::{Connection, Front};
 use crate::plan::Route;
+use crate::policy::Requirement;
 use crate::route::{Found, NormalPath};
 use crate::telemetry::metrics::Decided as Counted;
 use crate::token::Reject;
@@ -38,9 +42,6 @@ use crate::upstream::Sent;
 
 /// Longest time that a request waits for a key that nobody knows yet.
 const KEY_WAIT_MAX: Duration = Duration::from_secs(3);
-
-/// A service's own word to the gateway never reaches a client.
-const OWN_PREFIX: &str = "jotgate-";
 
 impl Front for Worker {
     type Body = ResponseBody;
@@ -61,6 +62,7 @@ impl Front for Worker {
             complete: false,
             decision: Duration::ZERO,
             upstream: None,
+            ended: self.shared.metrics.streams_ended.clone(),
             line: edition
                 .plan
                 .access_log
@@ -75,6 +77,7 @@ impl Front for Worker {
             is_head: false,
             waits: false,
             body: Some(body),
+            bearer: None,
         };
         exchange.run(parts).await
     }
@@ -84,7 +87,7 @@ impl Front for Worker {
 struct Exchange<'w> {
     worker: &'w Worker,
     edition: &'w Edition,
-    connection: &'w Connection,
+    connection: &'w Rc<Connection>,
     record: Record,
     route: Option<&'w Arc<Route>>,
     /// Its answer has no body, only the length of one.
@@ -93,6 +96,8 @@ struct Exchange<'w> {
     waits: bool,
     /// Until it is sent on.
     body: Option<Incoming>,
+    /// Who was let in.
+    bearer: Option<Arc<Bearer>>,
 }
 
 impl Exchange<'_> {
@@ -108,7 +113,10 @@ impl Exchange<'_> {
         };
         let cors = self.route.and_then(|route| route.cors.as_ref());
         match outcome {
-            Ok(Outcome::Service(sent)) => self.pass_on(sent, cors, origin),
+            Ok(Outcome::Service(sent)) => match self.obey(&sent).await {
+                Ok(()) => self.pass_on(sent, cors, origin, is_grpc),
+                Err(failure) => self.refuse(&Refusal::Failure(failure), is_grpc, cors, origin),
+            },
             Ok(Outcome::Own(response)) => self.own(response),
             Err(refusal) => self.refuse(&refusal, is_grpc, cors, origin),
         }
@@ -180,8 +188,9 @@ impl Exchange<'_> {
             }
             Preflight::No => self.decide(route, parts).await.map_err(Refusal::Denied)?,
         };
+        self.bearer = pass.bearer.as_ref().map(|(bearer, _)| Arc::clone(bearer));
         let sent = self.send(route, parts, head, &pass).await;
-        if let Err(failure) = &sent {
+        if let Err(Refusal::Failure(failure)) = &sent {
             let upstream = &self.edition.plan.upstreams[route.upstream];
             self.worker
                 .shared
@@ -190,7 +199,7 @@ impl Exchange<'_> {
                 .with_label_values(&[upstream.name.as_str(), failure.code()])
                 .inc();
         }
-        sent.map(Outcome::Service).map_err(Refusal::Failure)
+        sent.map(Outcome::Service)
     }
 
     /// Steps 6 to 12. An unknown key is waited for once.
@@ -266,18 +275,18 @@ impl Exchange<'_> {
         parts: &mut Parts,
         head: &Head,
         pass: &Pass,
-    ) -> Result<Answered, Failure> {
+    ) -> Result<Answered, Refusal> {
         let service = &self.edition.services[route.upstream];
         let websocket = request::is_websocket(parts);
         let is_empty = self.body.as_ref().is_none_or(Body::is_end_stream);
         if websocket && !is_empty {
-            return Err(Failure::HeadAmbiguous);
+            return Err(Failure::HeadAmbiguous.into());
         }
         let bytes_max = self.connection.max_body_size;
         if let (Some(max), Some(length)) = (bytes_max, content_length(&parts.headers))
             && length > max
         {
-            return Err(Failure::BodyTooLarge);
+            return Err(Failure::BodyTooLarge.into());
         }
         let client = websocket
             .then(|| parts.extensions.remove::<OnUpgrade>())
@@ -295,6 +304,8 @@ impl Exchange<'_> {
                 http2: service.pool.options().http2,
             },
         )?;
+        // An upload may outlive its token before there is any answer.
+        let watch = self.admission().filter(|_| !is_empty).map(Admission::watch);
         let deadline = self.worker.deadlines.deadline();
         let clock = AnswerClock::new(deadline.handle(), route.timeout);
         clock.start();
@@ -302,8 +313,7 @@ impl Exchange<'_> {
         let body = match self.body.take() {
             Some(body) if !is_empty => RequestBody::new(
                 body,
-                bytes_max,
-                self.connection.body_timeout,
+                self.connection.expect_body(),
                 self.worker.deadlines.deadline(),
                 clock,
                 Rc::clone(&fault),
@@ -324,17 +334,22 @@ impl Exchange<'_> {
         let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
             Poll::Ready(sent) => Poll::Ready(sent.map_err(|error| {
                 tracing::debug!(upstream = %service.pool.options().name, %error, source = ?std::error::Error::source(&error), "no answer");
-                Failure::from(&error)
+                Refusal::Failure(Failure::from(&error))
             })),
-            Poll::Pending => deadline.poll(cx).map(|()| Err(Failure::UpstreamTimeout)),
+            Poll::Pending => match watch.as_ref().map(|watch| watch.poll(cx)) {
+                Some(Poll::Ready(ended)) => Poll::Ready(Err(Refusal::Ended(ended))),
+                Some(Poll::Pending) | None => deadline.poll(cx).map(|()| Err(Failure::UpstreamTimeout.into())),
+            },
         })
         .await
-        .map_err(|failure| match fault.get() {
-            None => failure,
-            Some(BodyFault::TooLarge) => Failure::BodyTooLarge,
-            Some(BodyFault::Silent) => Failure::RequestTimeout,
-            Some(BodyFault::Broken) => Failure::BodyBroken,
+        .map_err(|refusal| match (refusal, fault.get()) {
+            (Refusal::Failure(_), Some(BodyFault::TooLarge)) => Failure::BodyTooLarge.into(),
+            (Refusal::Failure(_), Some(BodyFault::Silent)) => Failure::RequestTimeout.into(),
+            (Refusal::Failure(_), Some(BodyFault::Broken)) => Failure::BodyBroken.into(),
+            (refusal, _) => refusal,
         })?;
+        drop(watch);
+        self.still_allowed()?;
         let took = began.elapsed();
         self.record.upstream = Some(took);
         service.seconds.observe(took.as_secs_f64());
@@ -346,9 +361,69 @@ impl Exchange<'_> {
             .is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
         // A 101 that nobody asked for, or to another protocol.
         if switching && !(client.is_some() && switched) {
-            return Err(Failure::UpstreamFailed);
+            return Err(Failure::UpstreamFailed.into());
         }
         Ok(Answered { sent, client })
+    }
+
+    /// What a rule can cut short; None for strangers.
+    fn admission(&self) -> Option<Admission> {
+        let (bearer, route) = (self.bearer.as_ref()?, self.route?);
+        let leeway = route
+            .access
+            .issuers
+            .find(&bearer.claims.issuer)?
+            .rules
+            .leeway;
+        let expires = route
+            .end_at_expiry
+            .then(|| bearer.claims.expires.plus(leeway));
+        Some(self.worker.streams.admit(bearer, expires))
+    }
+
+    /// A rule that came while the service was at work denies its answer too.
+    fn still_allowed(&self) -> Result<(), Refusal> {
+        let denylist = &self.worker.shared.tables.denylist;
+        let denied = self
+            .bearer
+            .as_ref()
+            .and_then(|bearer| denylist.is_denied_since(&bearer.revocation, &bearer.clean_at));
+        denied.map_or(Ok(()), |kind| Err(Refusal::Denied(Denied::Revoked(kind))))
+    }
+
+    /// Carries out the revocation that an answer asks for, before the client sees the answer.
+    async fn obey(&self, answered: &Answered) -> Result<(), Failure> {
+        let route = self.route.expect("a service has answered");
+        let response = &answered.sent.response;
+        let wish = revoke::wish(route, response.status(), response.headers()).map_err(|_| {
+            tracing::error!(route = %route.name, "a service answered with a Jotgate-Revoke that says neither session nor user");
+            Failure::RevokeInvalid
+        })?;
+        let Some((scope, wisher)) = wish else {
+            return Ok(());
+        };
+        let Some(bearer) = &self.bearer else {
+            // A logout by somebody who was not logged in has nothing to end.
+            if wisher == Wisher::Logout {
+                return Ok(());
+            }
+            tracing::error!(route = %route.name, "a service answered a request without a token with Jotgate-Revoke");
+            return Err(Failure::RevokeInvalid);
+        };
+        let asked = self.worker.shared.desk.ask(
+            scope,
+            wisher,
+            route.name.to_shared(),
+            revoke::subject(bearer),
+        );
+        match self.worker.deadlines.within(REVOKE_TIMEOUT, asked).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(refused)) => {
+                tracing::error!(route = %route.name, %refused, "a revocation that an answer asked for was not made");
+                Err(Failure::RevokeFailed)
+            }
+            Err(_) => Err(Failure::RevokeFailed),
+        }
     }
 
     /// Step 14.
@@ -357,7 +432,9 @@ impl Exchange<'_> {
         answered: Answered,
         cors: Option<&Cors>,
         origin: Option<HeaderValue>,
+        is_grpc: bool,
     ) -> Response<ResponseBody> {
+        let admission = self.admission();
         let Answered { sent, client } = answered;
         let Sent {
             mut response,
@@ -373,12 +450,19 @@ impl Exchange<'_> {
                 origin,
             );
         }
-        drop_own_words(response.headers_mut());
+        revoke::drop_own_words(response.headers_mut());
         if let Some(cors) = cors {
             cors.write(&origin_only(origin), response.headers_mut());
         }
         if let (true, Some(client)) = (switching, client) {
-            upgrade::join(client, &mut response, self.record, &self.worker.tasks);
+            upgrade::join(
+                client,
+                &mut response,
+                self.record,
+                admission.map(Admission::watch),
+                self.worker.deadlines.clone(),
+                &self.worker.tasks,
+            );
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -388,7 +472,7 @@ impl Exchange<'_> {
             return response.map(|_| ResponseBody::none());
         }
         let record = self.record;
-        response.map(|body| ResponseBody::service(body, lease, record))
+        response.map(|body| ResponseBody::service(body, lease, record, admission, is_grpc))
     }
 
     fn refuse(
@@ -415,7 +499,16 @@ impl Exchange<'_> {
                 self.record.code = failure.code();
                 failure.problem()
             }
+            Refusal::Ended(ended) => {
+                self.record.end(*ended);
+                let denied = match ended {
+                    Ended::Revoked(kind) => Denied::Revoked(*kind),
+                    Ended::Expired => Denied::Token(Reject::Expired),
+                };
+                denied.problem(&Requirement::default())
+            }
             Refusal::Denied(denied) => {
+                self.record.code = denied.code();
                 let route = self.route.expect("a decision has a route");
                 denied.problem(&route.access.requirement)
             }
@@ -477,6 +570,14 @@ enum Outcome {
 enum Refusal {
     Failure(Failure),
     Denied(Denied),
+    /// A rule, or the token's end, came before the answer.
+    Ended(Ended),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
 }
 
 /// The head of the service's answer.
@@ -518,13 +619,176 @@ fn origin_only(origin: Option<HeaderValue>) -> HeaderMap {
         .collect()
 }
 
-fn drop_own_words(headers: &mut HeaderMap) {
-    let own: Vec<_> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with(OWN_PREFIX))
-        .cloned()
-        .collect();
-    for name in own {
-        headers.remove(name);
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::{LocalSet, spawn_local};
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::super::Shared;
+    use super::*;
+    use crate::authorize::{Access, IssuerSet, Tables};
+    use crate::base::clock::Clock;
+    use crate::base::deadline::Deadlines;
+    use crate::base::names::{RouteName, UpstreamName};
+    use crate::denylist::{Fingerprinter, index};
+    use crate::identity::ProtectedNames;
+    use crate::listener::{Address, ListenerMetrics, Options, bind};
+    use crate::plan::Plan;
+    use crate::policy::{Auth, Requirement};
+    use crate::route::{Entry, PathPattern, RouteTable};
+    use crate::telemetry::metrics::Metrics;
+    use crate::token::{Places, TokenCache};
+    use crate::upstream;
+
+    /// A public route to a service on that port.
+    fn plan(port: u16) -> Plan {
+        let route = Route {
+            name: RouteName::new("r"),
+            number: 1,
+            access: Access {
+                auth: Auth::Public,
+                issuers: IssuerSet::default(),
+                places: Places {
+                    authorization: true,
+                    header: None,
+                    cookie: None,
+                    query: None,
+                    forward: false,
+                },
+                requirement: Requirement::default(),
+            },
+            upstream: 0,
+            cors: None,
+            timeout: Duration::from_secs(30),
+            logout: false,
+            trust_revoke_header: false,
+            end_at_expiry: false,
+        };
+        let entry = Entry {
+            hosts: &[],
+            path: &PathPattern::prefix("/").unwrap(),
+            methods: &[],
+            protection: 0,
+            route: Arc::new(route),
+        };
+        let options = upstream::Options {
+            name: UpstreamName::new("u"),
+            servers: vec![upstream::Server::Tcp {
+                host: "127.0.0.1".into(),
+                port,
+            }],
+            http2: false,
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_mins(1),
+            max_idle: 8,
+        };
+        Plan {
+            routes: RouteTable::build(&[entry]).unwrap(),
+            protected: ProtectedNames::new([]),
+            upstreams: [Arc::new(options)].into(),
+            access_log: false,
+        }
+    }
+
+    /// A connection to a gateway in front of a service on that port.
+    async fn gateway(port: u16) -> TcpStream {
+        let metrics = Metrics::new();
+        let options = Options {
+            address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            http2: false,
+            trusted_proxies: vec![],
+            max_connections: 8,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            max_header_size: 32 * 1024,
+            max_headers: 100,
+            max_body_size: None,
+            body_timeout: Duration::from_mins(1),
+            max_streams: 8,
+        };
+        let (Address::Tcp(address), mut acceptors) = bind(&options, 1).unwrap() else {
+            panic!("an address of TCP was asked for");
+        };
+        let listening = ListenerMetrics {
+            connections: metrics.connections.with_label_values(&["l"]),
+            faults: metrics.connection_errors.clone(),
+        };
+        let tables = Tables {
+            tokens: TokenCache::new(1024, |_| 0),
+            denylist: index(1).0,
+            fingerprinter: Fingerprinter::new(&[0; 16]),
+        };
+        let shared = Arc::new(Shared {
+            desk: crate::denylist::desk().0,
+            plan: ArcSwap::from_pointee(plan(port)),
+            tables,
+            clock: Clock::system(),
+            metrics,
+        });
+        let (deadlines, tasks) = (Deadlines::new(), TaskTracker::new());
+        spawn_local(deadlines.clone().sweep());
+        let worker = Worker::new(shared, deadlines.clone(), tasks.clone());
+        spawn_local(acceptors.remove(0).run(
+            Rc::new(options),
+            Rc::new(worker),
+            deadlines,
+            tasks,
+            CancellationToken::new(),
+            listening,
+        ));
+        TcpStream::connect(address).await.unwrap()
+    }
+
+    async fn read(stream: &mut TcpStream) -> String {
+        let mut bytes = vec![0; 4096];
+        let n = stream.read(&mut bytes).await.unwrap();
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_come_after_its_answer() {
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = service.local_addr().unwrap().port();
+        LocalSet::new()
+            .run_until(async move {
+                let mut client = gateway(port).await;
+                let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc";
+                client.write_all(head).await.unwrap();
+                let (mut service, _) = service.accept().await.unwrap();
+                assert!(read(&mut service).await.starts_with("POST"));
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                service.write_all(answer).await.unwrap();
+                assert!(read(&mut client).await.starts_with("HTTP/1.1 200"));
+                client.write_all(b"def").await.unwrap();
+                let more = timeout(Duration::from_secs(30), read(&mut client)).await;
+                assert!(more.is_err(), "nobody asked for {more:?}");
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn the_body_of_a_get_reaches_the_service() {
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = service.local_addr().unwrap().port();
+        LocalSet::new()
+            .run_until(async move {
+                let mut client = gateway(port).await;
+                let request =
+                    b"GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+                client.write_all(request).await.unwrap();
+                let (mut service, _) = service.accept().await.unwrap();
+                let mut seen = String::new();
+                while !seen.ends_with("3\r\nabc\r\n0\r\n\r\n") {
+                    let more = timeout(Duration::from_secs(5), read(&mut service)).await;
+                    seen += &more.expect("the body comes");
+                    assert!(!seen.ends_with("\r\n\r\n") || seen.contains("chunked"), "{seen}");
+                }
+            })
+            .await;
     }
 }

@@ -6,7 +6,10 @@ mod edition;
 mod failure;
 mod handler;
 mod request;
+mod revoke;
+mod streams;
 mod upgrade;
+mod websocket;
 
 pub use body::{RequestBody, ResponseBody};
 pub use edition::{Shared, Worker};

@@ -284,6 +284,9 @@ mod tests {
             upstream: 0,
             cors: None,
             timeout: Duration::from_secs(1),
+            logout: false,
+            trust_revoke_header: false,
+            end_at_expiry: false,
         };
         let mut request = http::Request::get("/");
         for (name, value) in lines {

@@ -1,14 +1,28 @@
-//! A WebSocket: after the service has said 101, bytes go both ways until one side ends.
+//! A WebSocket: after the service has said 101, bytes go both ways until one side ends, or the bearer may no longer.
+
+use std::future::poll_fn;
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
 
 use http::Response;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::task::spawn_local;
 use tokio_util::task::TaskTracker;
 
 use super::answer::Record;
+use super::streams::{Ended, Watch};
+use super::websocket::{CLOSE_POLICY, Frames};
+use crate::base::deadline::Deadlines;
+
+/// Octets read at once from the service.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// How long a client may take to accept the rest of a frame and our goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Joins the two connections once both have switched. Nothing that the client sent after its request reached the service
 /// before it said 101: hyper hands those bytes over only now.
@@ -16,21 +30,109 @@ pub(super) fn join(
     client: OnUpgrade,
     response: &mut Response<Incoming>,
     record: Record,
+    watch: Option<Watch>,
+    deadlines: Deadlines,
     tasks: &TaskTracker,
 ) {
     let service = hyper::upgrade::on(response);
     let tunnel = async move {
         let mut record = record;
-        let (Ok(client), Ok(service)) = tokio::join!(client, service) else {
-            return;
-        };
-        let (mut client, mut service) = (TokioIo::new(client), TokioIo::new(service));
-        if let Ok((_, down)) = copy_bidirectional(&mut client, &mut service).await {
+        if let (Ok(client), Ok(service)) = tokio::join!(client, service) {
+            let (down, ended) = run(client, service, watch, &deadlines).await;
             record.bytes = down;
-            record.complete = true;
+            match ended {
+                Ok(None) => record.complete = true,
+                Ok(Some(ended)) => record.end(ended),
+                Err(_) => {}
+            }
         }
         // The request has ended now, and not when its head was answered.
         drop(record);
     };
     spawn_local(tasks.track_future(tunnel));
+}
+
+/// Runs until both sides have ended. Tells how many octets went down, and what cut it short.
+async fn run(
+    client: Upgraded,
+    service: Upgraded,
+    watch: Option<Watch>,
+    deadlines: &Deadlines,
+) -> (u64, io::Result<Option<Ended>>) {
+    let (mut client_read, client_write) = split(TokioIo::new(client));
+    let (service_read, mut service_write) = split(TokioIo::new(service));
+    let mut down = Down {
+        from: service_read,
+        to: client_write,
+        chunk: vec![0; CHUNK_BYTES].into(),
+        waiting: 0..0,
+        frames: Frames::default(),
+        passed: 0,
+    };
+    let up = async {
+        copy(&mut client_read, &mut service_write).await?;
+        service_write.shutdown().await
+    };
+    let both = async { tokio::try_join!(up, down.run()) };
+    let ended = async {
+        match &watch {
+            Some(watch) => poll_fn(|cx| watch.poll(cx)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        ended = ended => Ok(Some(ended)),
+        finished = both => finished.map(|_| None),
+    };
+    if let Ok(Some(_)) = outcome {
+        // Late or broken, the connection is closed all the same.
+        let _ = deadlines.within(GOODBYE_TIMEOUT, down.say_goodbye()).await;
+    }
+    (down.passed, outcome)
+}
+
+/// From the service to the client. Dropping a step half way loses nothing: what was read and not yet written is kept.
+struct Down<R, W> {
+    from: R,
+    to: W,
+    chunk: Box<[u8]>,
+    /// The part of the chunk that is not written yet.
+    waiting: Range<usize>,
+    frames: Frames,
+    passed: u64,
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Down<R, W> {
+    async fn run(&mut self) -> io::Result<()> {
+        while self.step().await? {}
+        self.to.shutdown().await
+    }
+
+    /// Close 1008, after the frame that is on its way.
+    async fn say_goodbye(&mut self) -> io::Result<()> {
+        while !self.frames.is_between() {
+            if !self.step().await? {
+                return Ok(());
+            }
+        }
+        self.to.write_all(&CLOSE_POLICY).await?;
+        self.to.shutdown().await
+    }
+
+    /// Reads once or writes once; false at the end.
+    async fn step(&mut self) -> io::Result<bool> {
+        if self.waiting.is_empty() {
+            self.waiting = 0..self.from.read(&mut self.chunk).await?;
+            return Ok(!self.waiting.is_empty());
+        }
+        let written = self.to.write(&self.chunk[self.waiting.clone()]).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.frames
+            .pass(&self.chunk[self.waiting.start..][..written]);
+        self.waiting.start += written;
+        self.passed += written as u64;
+        Ok(true)
+    }
 }

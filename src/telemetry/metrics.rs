@@ -28,6 +28,8 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     /// Requests that a service did not answer, by upstream and reason.
     pub upstream_failures: IntCounterVec,
+    /// Streams that were cut short, by reason.
+    pub streams_ended: IntCounterVec,
     /// From the end of the request's head to the decision.
     pub decision_seconds: Histogram,
     /// Look-ups that found a token in the verified-token cache.
@@ -94,6 +96,12 @@ impl Metrics {
                 "jotgate_upstream_failures_total",
                 "Requests that a service did not answer.",
                 &["upstream", "code"],
+            ),
+            streams_ended: counters(
+                &registry,
+                "jotgate_streams_ended_total",
+                "Answers that were cut short because their bearer was revoked or their token expired.",
+                &["reason"],
             ),
             decision_seconds: add(
                 &registry,

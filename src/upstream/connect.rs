@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
@@ -30,6 +31,11 @@ pub enum SendError {
 /// Most header lines and the largest head of an answer, in bytes: twice what nginx allows by default in all its buffers.
 const ANSWER_HEADERS_MAX: usize = 256;
 const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// How often an HTTP/2 connection is asked for a sign of life, and how long it has for one. All requests of a thread share
+/// it, and the system notices a server that vanished only after a quarter of an hour.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// HTTP/1.1 over a new connection.
 pub(super) async fn http1<B>(server: &Server) -> Result<http1::SendRequest<B>, SendError>
@@ -76,6 +82,8 @@ where
 {
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
         .max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES_MAX).unwrap_or(u32::MAX))
         .handshake(TokioIo::new(stream))
         .await

@@ -450,6 +450,31 @@ mod tests {
             .await;
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_http2_connection_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serving = async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // An empty SETTINGS frame, and then nothing more.
+            stream
+                .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+                .await
+                .unwrap();
+            std::future::pending::<()>().await;
+        };
+        LocalSet::new()
+            .run_until(async {
+                spawn_local(serving);
+                let pool = pool(&path, true);
+                let sent = Box::pin(pool.send(get("/")));
+                let sent = tokio::time::timeout(Duration::from_mins(1), sent).await;
+                assert!(sent.expect("an end in time").is_err());
+            })
+            .await;
+    }
+
     /// Answers every request but those to `/die`, at which it closes the connection; counts these.
     async fn mortal(mut stream: UnixStream, deaths: Rc<Cell<usize>>) {
         let mut head = vec![];

@@ -123,6 +123,25 @@ async fn a_stream_of_the_service_passes_as_it_comes() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_session_is_revoked_ends_with_a_status() {
+    let scene = scene().await;
+    let mut client = HealthClient::new(scene.channel.clone());
+    let token = scene.issuer.token("alice").sid("s1").sign();
+    let mut stream = within("the call", client.watch(with_token(everything(), &token)))
+        .await
+        .unwrap()
+        .into_inner();
+    within("a message", stream.next()).await.unwrap().unwrap();
+    scene
+        .gateway
+        .admin()
+        .revoke_session(scene.issuer.url(), "s1")
+        .await;
+    let status = within("the end", stream.next()).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+}
+
+#[tokio::test]
 async fn both_directions_stream_at_once() {
     let scene = scene().await;
     let mut client = ServerReflectionClient::new(scene.channel.clone());

@@ -2,6 +2,7 @@
 
 mod actors;
 mod answers;
+mod application;
 mod curl;
 mod grpc;
 mod identity_headers;
@@ -11,6 +12,7 @@ mod properties;
 mod proxying;
 mod revocation;
 mod routes;
+mod streams;
 mod support;
 mod token_places;
 mod token_rules;

@@ -127,6 +127,9 @@ fn route(
         requirement,
         cors,
         timeout,
+        logout: raw.logout.unwrap_or(false),
+        trust_revoke_header: raw.trust_revoke_header.unwrap_or(false),
+        end_at_expiry: raw.end_at_expiry.unwrap_or(false),
     })
 }
 
@@ -359,6 +362,9 @@ fn never_asked(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) {
         ("scopes", raw.scopes.is_some()),
         ("any_scope", raw.any_scope.is_some()),
         ("claims", raw.claims.is_some()),
+        ("logout", raw.logout == Some(true)),
+        ("trust_revoke_header", raw.trust_revoke_header == Some(true)),
+        ("end_at_expiry", raw.end_at_expiry == Some(true)),
     ];
     for (key, _) in asked.into_iter().filter(|(_, is_set)| *is_set) {
         check.fault(
@@ -682,6 +688,9 @@ mod tests {
             ("scopes", "[\"a\"]"),
             ("any_scope", "[\"a\"]"),
             ("claims", "{ a = 1 }"),
+            ("logout", "true"),
+            ("trust_revoke_header", "true"),
+            ("end_at_expiry", "true"),
         ] {
             check(
                 &route(&format!("auth = \"public\"\n{key} = {value}")),

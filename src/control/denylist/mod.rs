@@ -4,12 +4,14 @@
 //! A revocation is computed by [`Order`], written by [`Writer`] (a task of the control runtime), and asked for through
 //! [`Revocations`]. HTTP is left to `control/admin`.
 
+mod clerk;
 mod order;
 mod record;
 mod request;
 mod service;
 mod writer;
 
+pub use clerk::serve_desk;
 pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Tokens};
 pub use record::{Origin, Outcome, Record, RuleId, Way};
 pub use request::{Fault, Faults};

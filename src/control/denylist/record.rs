@@ -49,6 +49,10 @@ pub struct Origin {
 pub enum Way {
     /// `POST` and `DELETE` of `/v1/revocations`.
     AdminApi,
+    /// A route with `logout = true`.
+    Logout,
+    /// `Jotgate-Revoke` in a service's answer.
+    Service,
 }
 
 impl Way {
@@ -57,6 +61,8 @@ impl Way {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AdminApi => "admin_api",
+            Self::Logout => "logout",
+            Self::Service => "service",
         }
     }
 }

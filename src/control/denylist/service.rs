@@ -7,14 +7,14 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use super::order::{IdentifyFault, Issuers, Order, Tokens};
+use super::order::{IdentifiedToken, IdentifyFault, Issuers, Order, Tokens};
 use super::record::{Origin, Outcome, Record, RuleId};
 use super::request::{self, Context, Faults};
 use super::writer::{
     INBOX, LiftError, Message, Page, Query, RevokeError, Stopped, Verdict, Writer,
 };
 use crate::base::clock::Clock;
-use crate::denylist::{Fingerprinter, Index, IndexWriter, TokenKeys};
+use crate::denylist::{Fingerprinter, Index, IndexWriter, Kind, TokenKeys};
 
 /// What the denylist's writer is made of.
 pub struct Parts {
@@ -106,6 +106,29 @@ impl Revocations {
         )
     }
 
+    /// Revokes what carries that name at the issuer, from now on. None if the issuer is not configured.
+    #[must_use]
+    pub fn order(&self, issuer: &str, kind: Kind, value: &str) -> Option<Order> {
+        let issuers = self.shared.issuers.load();
+        let life = issuers.find(issuer)?;
+        let now = self.shared.clock.now();
+        Some(Order::named(
+            &self.shared.fingerprinter,
+            life,
+            (kind, value),
+            None,
+            false,
+            now,
+        ))
+    }
+
+    /// Revokes one token. None if its issuer is not configured.
+    #[must_use]
+    pub fn order_for(&self, token: &IdentifiedToken) -> Option<Order> {
+        let issuers = self.shared.issuers.load();
+        Order::token(token, issuers.find(&token.issuer)?.leeway)
+    }
+
     /// Writes the orders, all or none. When this returns, every request that starts later is denied by them.
     pub async fn revoke(
         &self,
@@ -179,11 +202,11 @@ mod tests {
     use serde_json::json;
     use tokio_util::sync::CancellationToken;
 
-    use super::super::order::{IdentifiedToken, IssuerLife};
+    use super::super::order::IssuerLife;
     use super::super::record::Way;
     use super::*;
     use crate::base::clock::{ClockHand, UnixSeconds};
-    use crate::denylist::{self, Cutoff, Kind};
+    use crate::denylist::{self, Cutoff};
     use crate::token::Claims;
 
     const NOW: UnixSeconds = UnixSeconds(1_795_417_570);

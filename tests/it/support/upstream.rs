@@ -350,7 +350,7 @@ impl State {
             Reply::Echo => Ok(answer(200, &[], request.into_body().boxed_unsync())),
             Reply::Hang => std::future::pending().await,
             Reply::Reset => Err(Closed),
-            Reply::WebSocket => Ok(web_socket(request)),
+            Reply::WebSocket => Ok(web_socket(request, Arc::clone(&self))),
         }
     }
 
@@ -415,7 +415,7 @@ fn with_trailers(body: Bytes, trailers: &[(String, String)]) -> Body {
     StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync()
 }
 
-fn web_socket(mut request: Request<Incoming>) -> Response<Body> {
+fn web_socket(mut request: Request<Incoming>, state: Arc<State>) -> Response<Body> {
     let Some(key) = request.headers().get("sec-websocket-key") else {
         return answer(426, &[], empty());
     };
@@ -424,6 +424,7 @@ fn web_socket(mut request: Request<Incoming>) -> Response<Body> {
     tokio::spawn(async move {
         use futures_util::{SinkExt as _, StreamExt as _};
         let Ok(upgraded) = upgrade.await else { return };
+        state.open.fetch_add(1, Ordering::SeqCst);
         let io = TokioIo::new(upgraded);
         let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
         while let Some(Ok(message)) = socket.next().await {
@@ -431,6 +432,7 @@ fn web_socket(mut request: Request<Incoming>) -> Response<Body> {
                 break;
             }
         }
+        state.open.fetch_sub(1, Ordering::SeqCst);
     });
     Response::builder()
         .status(101)
