@@ -1,5 +1,5 @@
 //! The rules of the house that a machine can check: the floors of ARCHITECTURE.md, a word at the top of each file, a
-//! reason for each dependency.
+//! reason for each dependency, the tests that docs/threats.md names, the metrics that docs/metrics.md explains.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -198,4 +198,179 @@ fn every_dependency_has_a_reason_and_every_reason_a_dependency() {
         .collect();
     assert!(!explained.is_empty());
     assert_eq!(named, explained);
+}
+
+/// The cells of each row of the tables in a Markdown text, without the rows of headings and dashes.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let mut rows: Vec<Vec<&str>> = vec![];
+    for line in text.lines() {
+        let Some(row) = line
+            .strip_prefix("| ")
+            .and_then(|row| row.strip_suffix('|'))
+        else {
+            if line.starts_with("|---") {
+                // What stands above the dashes is the heading.
+                rows.pop();
+            }
+            continue;
+        };
+        rows.push(row.split('|').map(str::trim).collect());
+    }
+    rows
+}
+
+/// What stands between backticks.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// The files in which `module::tests::name` (beside the code) or `file::name` (a scenario) may stand, and the name.
+fn places(test: &str) -> (Vec<PathBuf>, &str) {
+    let (module, name) = test.rsplit_once("::").expect("a module and a name");
+    let Some(module) = module.strip_suffix("::tests") else {
+        return (vec![root().join(format!("tests/it/{module}.rs"))], name);
+    };
+    let folder = root().join("src").join(module.replace("::", "/"));
+    let places = vec![
+        folder.with_extension("rs"),
+        folder.join("mod.rs"),
+        folder.join("tests.rs"),
+    ];
+    (places, name)
+}
+
+/// Whether `text` has a function `name` that is run as a test: under `#[test]` or the like, other attributes and
+/// comments in between.
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let head = format!("fn {name}(");
+    let is_head = |line: &&str| {
+        line.strip_prefix("async ")
+            .unwrap_or(line)
+            .starts_with(&head)
+    };
+    lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| is_head(line))
+        .any(|(at, _)| {
+            lines[..at]
+                .iter()
+                .rev()
+                .take_while(|line| line.starts_with("#[") || line.starts_with("//"))
+                .any(|line| *line == "#[test]" || line.starts_with("#[tokio::test"))
+        })
+}
+
+#[test]
+fn tests_and_tables_are_found_in_every_form() {
+    let text = "#[test]\nfn a() {}\n#[tokio::test(x)]\n// why\nasync fn b() {}\nfn c() {}\n    #[test]\n    fn d(x in 0..1) {}\n";
+    for (name, there) in [
+        ("a", true),
+        ("b", true),
+        ("c", false),
+        ("d", true),
+        ("e", false),
+    ] {
+        assert_eq!(has_test(text, name), there, "{name}");
+    }
+    let table = "| x | y |\n|---|---|\n| `a` and `b` | |\ntext | `c` |\n";
+    assert_eq!(rows(table), [["`a` and `b`", ""]]);
+    assert_eq!(quoted("`a` and `b`").collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn every_known_attack_names_files_and_tests_that_exist() {
+    let text = read(&root().join("docs/threats.md"));
+    let mut tests = BTreeSet::new();
+    let mut wrong = vec![];
+    for row in rows(&text) {
+        let [attack, measure, last] = row[..] else {
+            panic!("a row has not three cells: {row:?}");
+        };
+        let files = quoted(measure).filter(|word| word.ends_with(".rs"));
+        for file in files.filter(|file| !root().join("src").join(file).is_file()) {
+            wrong.push(format!("{attack}: there is no file {file}"));
+        }
+        let mut named = 0;
+        for test in quoted(last) {
+            named += 1;
+            let (places, name) = places(test);
+            let found = places
+                .iter()
+                .filter(|place| place.is_file())
+                .any(|place| has_test(&read(place), name));
+            if !found {
+                wrong.push(format!("{attack}: there is no test {test}"));
+            }
+            tests.insert(test);
+        }
+        // Honest where nothing is shown.
+        let is_open = last.starts_with("no test") || last == "not yet";
+        assert_eq!(named == 0, is_open, "{attack}: {last}");
+    }
+    assert!(tests.len() >= 60, "only {} tests are named", tests.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Name, type and labels of each metric that is registered, as the documentation writes them.
+fn registered(code: &str) -> BTreeSet<(String, &'static str, String)> {
+    const MAKERS: [(&str, &str); 6] = [
+        ("counters(", "counter"),
+        ("IntCounter::new(", "counter"),
+        ("gauges(", "gauge"),
+        ("gauge(", "gauge"),
+        ("HistogramOpts::new(", "histogram"),
+        ("fn ", "nothing"),
+    ];
+    let is_name = |text: &&str| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let starts: Vec<usize> = code.match_indices("\"jotgate_").map(|(at, _)| at).collect();
+    let ends = starts.iter().skip(1).copied().chain([code.len()]);
+    let mut found = BTreeSet::new();
+    for (start, end) in starts.iter().copied().zip(ends) {
+        let Some(name) = code[start + 1..].split('"').next().filter(is_name) else {
+            continue;
+        };
+        let maker = MAKERS
+            .into_iter()
+            .filter_map(|(maker, kind)| Some((code[..start].rfind(maker)?, kind)))
+            .max();
+        let kind = maker.expect("a maker stands before the name").1;
+        // The labels, where there are any, stand before the statement's end.
+        let statement = code[start..end].split(";\n").next().unwrap_or_default();
+        let labels: Vec<String> = statement
+            .split_once("&[\"")
+            .and_then(|(_, labels)| labels.split(']').next())
+            .into_iter()
+            .flat_map(|labels| labels.split(','))
+            .map(|label| format!("`{}`", label.trim().trim_matches('"')))
+            .collect();
+        assert!(
+            found.insert((name.to_owned(), kind, labels.join(" "))),
+            "{name} is registered twice"
+        );
+    }
+    found
+}
+
+#[test]
+fn every_metric_is_explained_and_every_explanation_has_a_metric() {
+    let source = read(&root().join("src/telemetry/metrics.rs"));
+    let (code, _tests) = source.split_once("#[cfg(test)]").expect("tests at the end");
+    let registered = registered(code);
+    assert!(registered.len() > 10, "only {registered:?}");
+    let text = read(&root().join("docs/metrics.md"));
+    let mut explained = BTreeSet::new();
+    for row in rows(&text) {
+        let Some(name) = quoted(row[0]).find(|name| name.starts_with("jotgate_")) else {
+            continue;
+        };
+        let kind = ["counter", "gauge", "histogram"]
+            .into_iter()
+            .find(|kind| *kind == row[1]);
+        let kind = kind.unwrap_or_else(|| panic!("{name}: {} is no type", row[1]));
+        let entry = (name.to_owned(), kind, row[2].to_owned());
+        assert!(explained.insert(entry), "{name} is explained twice");
+    }
+    assert_eq!(registered, explained);
 }
