@@ -162,6 +162,7 @@ sections! {
 
     /// `[denylist]`
     Denylist {
+        path: String,
         max_entries: u64,
     }
 
@@ -238,7 +239,7 @@ const LATER: &[(&str, &[&str])] = &[
             "trust_revoke_header",
         ],
     ),
-    ("denylist", &["path", "max_staleness", "redis"]),
+    ("denylist", &["max_staleness", "redis"]),
     ("admin", &["tls", "issuer", "scope"]),
     ("telemetry", &["otlp"]),
 ];

@@ -3,5 +3,5 @@
 mod index;
 mod rule;
 
-pub use index::{Full, Index, IndexWriter, SHARDS, index, shard_range};
+pub use index::{Full, Index, IndexWriter, SHARDS, index};
 pub use rule::{Cutoff, Fingerprint, Fingerprinter, Kind, Rule, Span, TokenKeys, Until};

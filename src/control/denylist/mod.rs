@@ -4,14 +4,17 @@
 //! A revocation is computed by [`Order`], written by [`Writer`] (a task of the control runtime), and asked for through
 //! [`Revocations`]. HTTP is left to `control/admin`.
 
+mod log;
 mod order;
 mod record;
+mod records;
 mod request;
 mod service;
 mod writer;
 
+pub use log::{CommitError, Log, LogView, OpenError, Unreadable};
 pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Tokens};
 pub use record::{Origin, Outcome, Record, RuleId, Way};
 pub use request::{Fault, Faults};
 pub use service::{Parts, Revocations, revocations};
-pub use writer::{LiftError, Page, Query, RevokeError, Stopped, Verdict, Writer};
+pub use writer::{LiftError, Page, Query, ReadError, RevokeError, Stopped, Verdict, Writer};
