@@ -27,6 +27,7 @@ pub(super) struct Group {
     /// What the log gets. None without a log.
     bytes: Option<Vec<u8>>,
     records: u64,
+    length: u64,
     /// The last state of each rule in it, and where it lies in `bytes`. None: the rule is gone.
     staged: HashMap<RuleId, (Option<Record>, usize)>,
     /// For all of which there must be room.
@@ -62,6 +63,7 @@ impl Group {
         };
         let at = bytes.len();
         encode(bytes, at == 0);
+        self.length = bytes.len() as u64;
         at
     }
 }
@@ -80,6 +82,7 @@ impl Records {
         Group {
             bytes: matches!(self, Self::Log(_)).then(Vec::new),
             records: 0,
+            length: 0,
             staged: HashMap::new(),
             rules: vec![],
         }
@@ -116,7 +119,9 @@ impl Records {
                 }
             }
             Self::Log(log) => {
-                log.count(group.records);
+                if group.records > 0 {
+                    log.count(group.records, offset + group.length);
+                }
                 for (id, (record, at)) in group.staged {
                     let known = known(id);
                     if record.is_some() {

@@ -33,16 +33,17 @@ pub(super) struct Rewritten {
     copied_to: u64,
 }
 
-/// Writes beside the log at `path` what of `old` lives according to `places`. Stops early when told.
+/// Writes beside the log at `path` what of `old` lives: before `end`, what `places` names; all that comes after. Stops
+/// early when told.
 pub(super) fn rewrite(
     path: &Path,
     old: &File,
     salt: [u8; 16],
-    places: Places,
+    known: (Places, u64),
     view: &LogView,
     stop: &AtomicBool,
 ) -> io::Result<Rewritten> {
-    let rewritten = attempt(path, old, salt, places, view, stop);
+    let rewritten = attempt(path, old, salt, known, view, stop);
     if rewritten.is_err() {
         // It may not even be there; and what is left is overwritten by the next.
         let _ = std::fs::remove_file(draft_path(path));
@@ -54,12 +55,11 @@ fn attempt(
     path: &Path,
     old: &File,
     salt: [u8; 16],
-    mut places: Places,
+    (mut places, end): (Places, u64),
     view: &LogView,
     stop: &AtomicBool,
 ) -> io::Result<Rewritten> {
     let file = create_draft(path)?;
-    let end = view.bytes();
     let mut pending = header(salt);
     let (mut written, mut records) = (0_u64, 0_u64);
     let scanned = scan(old, HEADER_BYTES..end, |offset, frame| {

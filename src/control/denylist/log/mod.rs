@@ -9,6 +9,8 @@ mod compact;
 mod file;
 mod places;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::fs::File;
@@ -50,6 +52,8 @@ pub struct Log {
     places: Places,
     /// Records in the file, dead ones included.
     records: u64,
+    /// Where the last group ends that `places` knows. The committer may be further.
+    known_to: u64,
     view: LogView,
     compaction: Option<Compaction>,
     /// Rewritten when it is longer than this, in bytes.
@@ -159,6 +163,7 @@ impl Log {
             file,
             places,
             records,
+            known_to: end,
             view,
             compaction: None,
             compact_from: COMPACT_FROM,
@@ -184,9 +189,10 @@ impl Log {
         self.committer.append(group)
     }
 
-    /// Counts the records of a group that is on disk now.
-    pub(super) fn count(&mut self, records: u64) {
+    /// Counts the records of a group that is on disk now, up to `end`.
+    pub(super) fn count(&mut self, records: u64, end: u64) {
         self.records += records;
+        self.known_to = end;
     }
 
     /// The record of a rule.
@@ -253,12 +259,20 @@ impl Log {
         let (answer, done) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let (path, file, salt) = (self.path.clone(), Arc::clone(&self.file), self.salt);
-        let (places, view, told) = (self.places.clone(), self.view.clone(), Arc::clone(&stop));
+        let (places, known_to) = (self.places.clone(), self.known_to);
+        let (view, told) = (self.view.clone(), Arc::clone(&stop));
         let thread = std::thread::Builder::new()
             .name("jotgate-compact".into())
             .spawn(move || {
                 // Nobody waits for it during shutdown.
-                let _ = answer.send(rewrite(&path, &file, salt, places, &view, &told));
+                let _ = answer.send(rewrite(
+                    &path,
+                    &file,
+                    salt,
+                    (places, known_to),
+                    &view,
+                    &told,
+                ));
             });
         match thread {
             Ok(thread) => {
@@ -319,6 +333,7 @@ impl Log {
         self.file = edition.file;
         self.places = edition.places;
         self.records = edition.records;
+        self.known_to = edition.length;
         self.compact_from = COMPACT_FROM;
         for id in adoption.forgotten.into_iter().filter(|id| is_gone(*id)) {
             // Not every one of them is there.
@@ -426,6 +441,8 @@ fn replay(
         cutoff: Cutoff::at(UnixSeconds(0)),
         until: Until::at(UnixSeconds(0)),
     };
+    // At the very beginning of time not even that would be over.
+    let now = UnixSeconds(now.0.max(1));
     let mut records = 0;
     let end = scan(file, HEADER_BYTES..length, |offset, frame| {
         records += 1;

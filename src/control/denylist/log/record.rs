@@ -267,7 +267,7 @@ pub(super) mod tests {
     /// Any record, among `keys` rules.
     pub(in super::super) fn any_record(keys: u128) -> impl Strategy<Value = Record> {
         let instant = || prop_oneof![Just(u32::MAX), 0..1000_u32];
-        let ending = prop::option::of((instant(), 0..u32::MAX));
+        let ending = prop::option::of((instant(), 1..u32::MAX));
         let texts = (
             ".{0,20}",
             prop::option::of(".{0,20}"),
