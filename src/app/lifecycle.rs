@@ -255,20 +255,17 @@ fn start_denylist(
 ) -> Result<Denylist, StartError> {
     let (index, mut index_writer) = index(settings.max_entries);
     let mut salt = [0; 16];
-    let log = match &settings.path {
-        Some(path) => {
-            let sync_seconds = metrics.denylist_sync_seconds.clone();
-            let log = Log::open(path, &mut index_writer, clock.now(), sync_seconds)?;
-            salt = *log.salt();
-            Some(log)
-        }
-        None => {
-            getrandom::fill(&mut salt).map_err(StartError::Random)?;
-            tracing::warn!(
-                "the denylist is in memory only: a restart forgets revocations; set denylist.path"
-            );
-            None
-        }
+    let log = if let Some(path) = &settings.path {
+        let sync_seconds = metrics.denylist_sync_seconds.clone();
+        let log = Log::open(path, &mut index_writer, clock.now(), sync_seconds)?;
+        salt = *log.salt();
+        Some(log)
+    } else {
+        getrandom::fill(&mut salt).map_err(StartError::Random)?;
+        tracing::warn!(
+            "the denylist is in memory only: a restart forgets revocations; set denylist.path"
+        );
+        None
     };
     let fingerprinter = Fingerprinter::new(&salt);
     let (revocations, writer) = revocations(Parts {

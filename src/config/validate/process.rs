@@ -1,7 +1,7 @@
 //! The keys about the process as a whole: `workers`, `token_cache`, `jwks_cache`, `denylist` and `shutdown`.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::check::Check;
@@ -110,7 +110,7 @@ fn folder(path: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> 
 /// A file that is there, or that can be made in a folder that is there.
 fn log(path: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> {
     let log = check.resolve(path, text)?;
-    let folder = log.parent().is_none_or(|folder| folder.is_dir());
+    let folder = log.parent().is_none_or(Path::is_dir);
     if folder && !log.is_dir() {
         return Some(log);
     }

@@ -127,6 +127,10 @@ impl Record {
     }
 
     /// The rule as requests see it: both parts at once.
+    ///
+    /// # Panics
+    ///
+    /// Never: a record starts with an order, which has one of the parts.
     #[must_use]
     pub fn span(&self) -> Span {
         both(self.ending, self.standing).expect("a record starts with an order")

@@ -34,16 +34,27 @@ pub(super) struct Group {
     pub(super) rules: Vec<Rule>,
 }
 
+/// What a group says of a rule.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Staged<'a> {
+    Nothing,
+    Gone,
+    Is(&'a Record),
+}
+
 impl Group {
     /// How much it will write.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.as_ref().map_or(0, Vec::len)
     }
 
-    /// What it says of that rule: nothing, that it is gone, or its record.
-    pub(super) fn staged(&self, id: RuleId) -> Option<Option<&Record>> {
-        let (record, _) = self.staged.get(&id)?;
-        Some(record.as_ref())
+    /// What it says of that rule.
+    pub(super) fn staged(&self, id: RuleId) -> Staged<'_> {
+        match self.staged.get(&id) {
+            None => Staged::Nothing,
+            Some((None, _)) => Staged::Gone,
+            Some((Some(record), _)) => Staged::Is(record),
+        }
     }
 
     pub(super) fn put(&mut self, record: Record) {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::log::{Adoption, CommitError, Edition, Log, Unreadable};
 use super::order::Order;
 use super::record::{Origin, Outcome, Record, RuleId};
-use super::records::{Group, Records};
+use super::records::{Group, Records, Staged};
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::denylist::{
     Fingerprint, Fingerprinter, Full, IndexWriter, Kind, Rule, SHARDS, TokenKeys,
@@ -489,8 +489,10 @@ impl Writer {
 
     /// The record as it will be when the changes before this one are done.
     fn known(&self, id: RuleId, group: &Group) -> Result<Option<Record>, Unreadable> {
-        if let Some(staged) = group.staged(id) {
-            return Ok(staged.cloned());
+        match group.staged(id) {
+            Staged::Is(record) => return Ok(Some(record.clone())),
+            Staged::Gone => return Ok(None),
+            Staged::Nothing => {}
         }
         // Most rules are new: nothing is read for them.
         if self.index.index().rule(id.kind, id.fingerprint).is_none() {

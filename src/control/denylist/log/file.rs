@@ -22,7 +22,9 @@ const MAGIC: &[u8; 16] = b"jotgate denylist";
 const VERSION: u32 = 1;
 
 /// Where the first record lies.
-pub(super) const HEADER_BYTES: u64 = 40;
+pub(super) const HEADER_BYTES: u64 = HEADER as u64;
+
+const HEADER: usize = 40;
 
 /// Largest group, in bytes: more than 10,000 orders of the longest names. A torn tail is never longer.
 pub(super) const GROUP_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -175,7 +177,7 @@ pub(super) fn header(salt: [u8; 16]) -> Vec<u8> {
 }
 
 fn read_header(file: &File, path: &Path) -> Result<[u8; 16], OpenError> {
-    let mut bytes = [0; HEADER_BYTES as usize];
+    let mut bytes = [0; HEADER];
     match file.read_exact_at(&mut bytes, 0) {
         Ok(()) => {}
         // An empty file, too: a log never is, so its rules are gone, or it never was one.
@@ -269,19 +271,19 @@ pub(super) fn is_torn(file: &File, tail: Range<u64>) -> io::Result<bool> {
 pub(super) fn record_at<T>(
     file: &File,
     offset: u64,
-    look: impl FnOnce(&Frame<'_>) -> T,
+    look: impl FnOnce(Frame<'_>) -> T,
 ) -> io::Result<T> {
     // Enough for nearly all: one call.
     let mut bytes = [0; 512];
     let read = read_up_to(file, &mut bytes, offset)?;
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the record is damaged");
     match Frame::read(&bytes[..read]) {
-        Ok(frame) => Ok(look(&frame)),
+        Ok(frame) => Ok(look(frame)),
         Err(Flaw::Short) if read == bytes.len() => {
             let mut bytes = vec![0; RECORD_BYTES_MAX];
             let read = read_up_to(file, &mut bytes, offset)?;
             let frame = Frame::read(&bytes[..read]).map_err(|_| damaged())?;
-            Ok(look(&frame))
+            Ok(look(frame))
         }
         Err(Flaw::Short | Flaw::Bad) => Err(damaged()),
     }

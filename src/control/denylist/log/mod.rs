@@ -241,7 +241,7 @@ impl Log {
         }
         Spots {
             file: Arc::clone(&self.file),
-            spots,
+            places: spots,
             after,
         }
     }
@@ -381,14 +381,14 @@ impl Adoption {
 /// A part of the log that can be read while the log goes on, and even when it is replaced.
 pub(super) struct Spots {
     file: Arc<File>,
-    spots: Vec<(Key, u64)>,
+    places: Vec<(Key, u64)>,
     after: Option<RuleId>,
 }
 
 impl Spots {
     /// The records, in the order of their identifiers. Reads as it goes.
     pub(super) fn records(&self) -> impl Iterator<Item = Result<Record, Unreadable>> + '_ {
-        self.spots
+        self.places
             .chunk_by(|(first, _), (second, _)| first == second)
             .flat_map(|same| {
                 let mut records: Vec<_> = same

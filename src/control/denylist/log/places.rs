@@ -35,7 +35,6 @@ pub(super) struct Key {
 }
 
 impl Key {
-    #[expect(clippy::cast_possible_truncation, reason = "38 bits")]
     pub(super) const fn of(fingerprint: Fingerprint) -> Self {
         let bits = (fingerprint.bits() >> (u128::BITS - BUCKET_BITS - TAG_BITS)) as u64;
         Self {

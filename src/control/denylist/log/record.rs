@@ -260,6 +260,8 @@ impl<'a> Frame<'a> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fmt::Write as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -397,10 +399,10 @@ pub(super) mod tests {
         };
         let mut bytes = vec![];
         encode(&mut bytes, &record, true);
-        let hex: String = bytes[4..]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let mut hex = String::new();
+        for byte in &bytes[4..] {
+            write!(hex, "{byte:02x}").unwrap();
+        }
         assert_eq!(
             hex,
             "3b0000000f020000ab0000000000000000000000000000000300000000000000\

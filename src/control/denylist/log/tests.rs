@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use prometheus::HistogramOpts;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::order::{IdentifiedToken, IdentifyFault, IssuerLife, Tokens};
 use super::super::record::{Origin, Outcome, Way};
-use super::super::records::Records;
+use super::super::records::{Records, Staged};
 use super::super::service::{Parts, Revocations, revocations};
 use super::super::writer::{Query, RevokeError};
 use super::record::tests::any_record;
@@ -487,8 +487,8 @@ struct Mood {
     sync: Mutex<Option<io::ErrorKind>>,
     cut: Mutex<Option<io::ErrorKind>>,
     syncs: AtomicUsize,
-    /// Held by a test while no sync may end.
-    gate: Mutex<()>,
+    /// The next sync ends when the other end is dropped.
+    gate: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 fn take(mood: &Mutex<Option<io::ErrorKind>>) -> io::Result<()> {
@@ -509,7 +509,10 @@ impl Disk for BadDisk {
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        drop(self.mood.gate.lock().unwrap());
+        let gate = self.mood.gate.lock().unwrap().take();
+        if let Some(gate) = gate {
+            gate.recv().unwrap_err();
+        }
         self.mood.syncs.fetch_add(1, Ordering::SeqCst);
         take(&self.mood.sync)?;
         self.file.sync()
@@ -736,24 +739,22 @@ async fn changes_that_come_during_a_sync_share_the_next_and_reading_goes_on() {
     running.post(sub("before")).await.unwrap();
     let syncs = mood.syncs.load(Ordering::SeqCst);
     let mut posts = tokio::task::JoinSet::new();
-    {
-        let gate = mood.gate.lock().unwrap();
-        for number in 0..CHANGES {
-            let running = Arc::clone(&running);
-            posts.spawn(async move { running.post(sub(&number.to_string())).await.unwrap() });
-        }
-        // Lists are read on another thread; the writer answers all the same.
-        for _ in 0..10 {
-            #[expect(
-                clippy::await_holding_lock,
-                reason = "the gate is for the thread of the log alone"
-            )]
-            let seen = running.all().await.len();
-            assert_eq!(seen, 1, "nothing is true before it is on disk");
-            assert_eq!(running.revocations.index().entries(Kind::User), 1);
-        }
-        drop(gate);
+    let (closed, gate) = mpsc::channel::<()>();
+    *mood.gate.lock().unwrap() = Some(gate);
+    for number in 0..CHANGES {
+        let running = Arc::clone(&running);
+        posts.spawn(async move { running.post(sub(&number.to_string())).await.unwrap() });
     }
+    // Each list is read on another thread, so the changes are on their way meanwhile.
+    for _ in 0..10 {
+        assert_eq!(
+            running.all().await.len(),
+            1,
+            "nothing is true before it is on disk"
+        );
+        assert_eq!(running.revocations.index().entries(Kind::User), 1);
+    }
+    drop(closed);
     assert_eq!(posts.join_all().await.len(), CHANGES);
     let syncs = mood.syncs.load(Ordering::SeqCst) - syncs;
     assert!(
@@ -850,7 +851,7 @@ async fn a_rule_that_is_over_leaves_index_and_places() {
     group.put(user(1));
     group.put(user(2));
     group.take(user(2).id, NOW);
-    assert_eq!(group.staged(user(2).id), Some(None));
+    assert_eq!(group.staged(user(2).id), Staged::Gone);
     let offset = records.commit(&mut group).unwrap().await.unwrap().unwrap();
     records.note(group, offset, |_| false);
     assert_eq!(records.get(user(1).id), Ok(Some(user(1))));
