@@ -19,7 +19,9 @@ use crate::base::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{self, Shutdown};
 use crate::control::admin::{Admin, serve};
-use crate::control::denylist::{IssuerLife, Parts, Revocations, revocations, serve_desk};
+use crate::control::denylist::{
+    IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
+};
 use crate::control::jwks::{self, KeySourceError};
 use crate::denylist::{Fingerprinter, Index, desk, index};
 use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
@@ -40,6 +42,7 @@ pub struct Gateway {
     threads: Vec<JoinHandle<()>>,
     control: CancellationToken,
     tasks: TaskTracker,
+    denylist_failed: CancellationToken,
     /// A gateway that is dropped leaves nothing running.
     _guards: [DropGuard; 3],
 }
@@ -69,6 +72,9 @@ pub enum StartError {
     /// Two routes match the same requests.
     #[error("routes[{}] and routes[{}] match the same requests", .0.first, .0.second)]
     Routes(Conflict),
+    /// Revocations that were acknowledged before may be lost.
+    #[error("denylist.path: {0}")]
+    Denylist(#[from] OpenError),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -95,22 +101,27 @@ impl Gateway {
         )
         .map_err(StartError::Routes)?;
 
-        let (denylist, fingerprinter, revocations) = start_denylist(
-            settings.denylist.max_entries,
+        let denylist = start_denylist(
+            &settings.denylist,
             &issuers,
             &clock,
+            &metrics,
             &tasks,
             &control,
         )?;
         let (desk, wishes) = desk();
-        tasks.spawn(serve_desk(wishes, revocations.clone(), control.clone()));
+        tasks.spawn(serve_desk(
+            wishes,
+            denylist.revocations.clone(),
+            control.clone(),
+        ));
         let shared = Arc::new(Shared {
             desk,
             plan: ArcSwap::from_pointee(plan),
             tables: Tables {
                 tokens: TokenCache::new(settings.token_cache_bytes, Bearer::weight),
-                denylist,
-                fingerprinter,
+                denylist: denylist.index,
+                fingerprinter: denylist.fingerprinter,
             },
             clock: clock.clone(),
             metrics: metrics.clone(),
@@ -123,9 +134,19 @@ impl Gateway {
                     shared: Arc::clone(&shared),
                     issuers: Arc::clone(&issuers),
                     draining: Arc::clone(&draining),
-                    denylist_max: settings.denylist.max_entries,
+                    revocations: denylist.revocations.clone(),
                 };
-                Some(start_admin(admin, revocations, &report, clock, &tasks, &control).await?)
+                Some(
+                    start_admin(
+                        admin,
+                        denylist.revocations,
+                        &report,
+                        clock,
+                        &tasks,
+                        &control,
+                    )
+                    .await?,
+                )
             }
         };
 
@@ -141,6 +162,7 @@ impl Gateway {
             threads,
             control,
             tasks,
+            denylist_failed: denylist.failed,
             _guards: [
                 undo,
                 end.stop.clone().drop_guard(),
@@ -167,6 +189,11 @@ impl Gateway {
         for issuer in self.issuers.iter() {
             issuer.keys.until_tried().await;
         }
+    }
+
+    /// Returns when the denylist's log has failed: nothing can be revoked any more, and the process should end.
+    pub async fn denylist_failed(&self) {
+        self.denylist_failed.cancelled().await;
     }
 
     /// Ends gracefully: not ready, drain delay, no new connections, running requests finish under the drain timeout.
@@ -218,19 +245,41 @@ fn start_issuers(
     settings.issuers.iter().map(start).collect()
 }
 
+/// The denylist and its one writer, at work.
+struct Denylist {
+    index: Arc<Index>,
+    fingerprinter: Fingerprinter,
+    revocations: Revocations,
+    failed: CancellationToken,
+}
+
+/// Reads the log before anything is served.
 fn start_denylist(
-    entries_max: usize,
+    settings: &settings::Denylist,
     issuers: &[Arc<Issuer>],
     clock: &Clock,
+    metrics: &Metrics,
     tasks: &TaskTracker,
     control: &CancellationToken,
-) -> Result<(Arc<Index>, Fingerprinter, Revocations), StartError> {
+) -> Result<Denylist, StartError> {
+    let (index, mut index_writer) = index(settings.max_entries);
     let mut salt = [0; 16];
-    getrandom::fill(&mut salt).map_err(StartError::Random)?;
+    let log = if let Some(path) = &settings.path {
+        let sync_seconds = metrics.denylist_sync_seconds.clone();
+        let log = Log::open(path, &mut index_writer, clock.now(), sync_seconds)?;
+        salt = *log.salt();
+        Some(log)
+    } else {
+        getrandom::fill(&mut salt).map_err(StartError::Random)?;
+        tracing::warn!(
+            "the denylist is in memory only: a restart forgets revocations; set denylist.path"
+        );
+        None
+    };
     let fingerprinter = Fingerprinter::new(&salt);
-    let (denylist, index_writer) = index(entries_max);
     let (revocations, writer) = revocations(Parts {
         index: index_writer,
+        log,
         fingerprinter,
         issuers: issuers
             .iter()
@@ -242,9 +291,14 @@ fn start_denylist(
         }),
         clock: clock.clone(),
     });
+    let failed = writer.failed();
     tasks.spawn(writer.run(control.clone()));
-    tracing::warn!("the denylist is in memory only: a restart forgets revocations");
-    Ok((denylist, fingerprinter, revocations))
+    Ok(Denylist {
+        index,
+        fingerprinter,
+        revocations,
+        failed,
+    })
 }
 
 /// Every thread has its share of every listener.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::authorize::Issuer;
 use crate::control::admin::{Condition, Readiness, Views};
+use crate::control::denylist::Revocations;
 use crate::denylist::Kind;
 use crate::jwks::KeysState;
 use crate::proxy::Shared;
@@ -17,7 +18,7 @@ pub(super) struct Report {
     pub(super) shared: Arc<Shared>,
     pub(super) issuers: Arc<[Arc<Issuer>]>,
     pub(super) draining: Arc<AtomicBool>,
-    pub(super) denylist_max: usize,
+    pub(super) revocations: Revocations,
 }
 
 impl Report {
@@ -86,8 +87,11 @@ impl Report {
         }
         metrics
             .denylist_entries_max
-            .set(gauge(self.denylist_max as u64));
+            .set(gauge(self.revocations.entries_max() as u64));
         metrics.denylist_epoch.set(gauge(tables.denylist.epoch()));
+        if let Some(log) = self.revocations.log() {
+            metrics.denylist_log_bytes.set(gauge(log.bytes()));
+        }
         metrics.to_text()
     }
 

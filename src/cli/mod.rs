@@ -140,6 +140,10 @@ enum Failure {
     Signals(#[source] io::Error),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(
+        "the denylist's log failed, so nothing could be revoked any more; the log lines before say why"
+    )]
+    DenylistFailed,
     #[error("telemetry.log.level {0}")]
     Logs(#[from] LogError),
     #[error(transparent)]
@@ -167,6 +171,7 @@ impl Failure {
             Self::Runtime(_)
             | Self::Signals(_)
             | Self::Start(_)
+            | Self::DenylistFailed
             | Self::Admin(_)
             | Self::Key(_)
             | Self::KeyFile(_)

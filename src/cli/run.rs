@@ -12,7 +12,8 @@ use crate::telemetry::logs;
 #[derive(Debug, Args)]
 #[command(
     after_help = "SIGTERM and SIGINT end it gracefully: running requests finish. \
-    A second signal ends it at once, with exit code 1.\n\n\
+    A second signal ends it at once, with exit code 1. \
+    It also ends, with exit code 1, when revocations can no longer be written to the denylist's log.\n\n\
     Examples:\n  \
     jotgate run --config gateway.toml\n  \
     JOTGATE__TELEMETRY__LEVEL=debug jotgate run --config gateway.toml   the environment overrides the file"
@@ -29,10 +30,15 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
         // Before the gateway starts: a signal that comes in between must not be lost.
         let mut end = EndSignals::listen()?;
         let gateway = Gateway::start(settings, Clock::system()).await?;
-        let name = end.next().await;
-        tracing::info!(signal = name, "ending; a second signal ends at once");
+        let result = tokio::select! {
+            name = end.next() => {
+                tracing::info!(signal = name, "ending; a second signal ends at once");
+                Ok(())
+            }
+            () = gateway.denylist_failed() => Err(Failure::DenylistFailed),
+        };
         shutdown(gateway, end).await;
-        Ok(())
+        result
     })
 }
 

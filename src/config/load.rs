@@ -714,8 +714,8 @@ claims = { tenant = 1.5 }
             "is not supported yet",
         );
         check(
-            &format!("{BASE}[denylist]\npath = \"x\"\n"),
-            "denylist.path",
+            &format!("{BASE}[denylist]\nmax_staleness = \"30s\"\n"),
+            "denylist.max_staleness",
             "is not supported yet",
         );
         check(
@@ -811,7 +811,7 @@ claims = { tenant = 1.5 }
                 "a",
                 "does not fit the file, where issuers[0].issuer is no table or list",
             ),
-            ("JOTGATE__DENYLIST__PATH", "x", "is not supported yet"),
+            ("JOTGATE__DENYLIST__REDIS", "x", "is not supported yet"),
         ] {
             let faults = faults_with(BASE, &[(name, value)]);
             assert_eq!(faults.len(), 1, "{name}: {faults:?}");

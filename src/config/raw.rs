@@ -165,6 +165,7 @@ sections! {
 
     /// `[denylist]`
     Denylist {
+        path: String,
         max_entries: u64,
     }
 
@@ -231,7 +232,7 @@ const LATER: &[(&str, &[&str])] = &[
         &["balance", "health", "outlier", "retries", "tls"],
     ),
     ("routes[]", &["expression", "mode", "on_stale", "rewrite"]),
-    ("denylist", &["path", "max_staleness", "redis"]),
+    ("denylist", &["max_staleness", "redis"]),
     ("admin", &["tls", "issuer", "scope"]),
     ("telemetry", &["otlp"]),
 ];

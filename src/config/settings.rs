@@ -124,6 +124,8 @@ pub struct Route {
 /// `[denylist]`
 #[derive(Clone, Debug)]
 pub struct Denylist {
+    /// The log on disk; one gateway alone uses it. None: in memory only.
+    pub path: Option<PathBuf>,
     /// Most rules; one more is refused. Default 1,000,000.
     pub max_entries: usize,
 }

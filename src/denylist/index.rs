@@ -13,7 +13,6 @@
 
 use std::array;
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -173,16 +172,23 @@ impl IndexWriter {
     /// Adds the rules, or merges them with those of the same key, and raises the epoch. All of them or none: acknowledge
     /// after this, never before.
     pub fn apply(&mut self, rules: &[Rule]) -> Result<(), Full> {
-        if !self.has_room(rules) {
-            return Err(Full {
-                entries_max: self.entries_max,
-            });
-        }
+        self.room_for(rules)?;
         for rule in rules {
             self.index.tables[rule.kind.place()].put(rule.fingerprint, rule.span);
         }
         self.index.raise_epoch();
         Ok(())
+    }
+
+    /// Whether [`IndexWriter::apply`] would take these rules.
+    pub fn room_for(&self, rules: &[Rule]) -> Result<(), Full> {
+        if self.has_room(rules) {
+            Ok(())
+        } else {
+            Err(Full {
+                entries_max: self.entries_max,
+            })
+        }
     }
 
     fn has_room(&self, rules: &[Rule]) -> bool {
@@ -218,19 +224,37 @@ impl IndexWriter {
         self.index.tables[kind.place()].lift(fingerprint, rest)
     }
 
+    /// Puts back a rule as it was before a restart, in place of what is there, while no request is served yet: no epoch,
+    /// and no bound, because what was acknowledged once is never refused. Says whether there was one.
+    pub fn restore(&mut self, rule: Rule) -> bool {
+        let table = &self.index.tables[rule.kind.place()];
+        let known = table.lift(rule.fingerprint, Some(rule.span));
+        if !known {
+            table.put(rule.fingerprint, rule.span);
+        }
+        known
+    }
+
     /// Forgets rules of one shard that are over, where it pays: a whole round over all [`SHARDS`] leaves at most one
-    /// in eight behind, and none of a shard where all are over.
-    pub fn sweep(&mut self, shard: usize, now: UnixSeconds) {
-        for table in &self.index.tables {
-            table.sweep(shard, now, SWEEP);
+    /// in eight behind, and none of a shard where all are over. Says each rule that is gone.
+    pub fn sweep(
+        &mut self,
+        shard: usize,
+        now: UnixSeconds,
+        mut gone: impl FnMut(Kind, Fingerprint),
+    ) {
+        for kind in Kind::ALL {
+            self.index.tables[kind.place()].sweep(shard, now, SWEEP, |key| gone(kind, key));
         }
     }
 
     /// Forgets every rule that is over: what to try before saying that there is no room.
-    pub fn sweep_all(&mut self, now: UnixSeconds) {
-        for table in &self.index.tables {
+    pub fn sweep_all(&mut self, now: UnixSeconds, mut gone: impl FnMut(Kind, Fingerprint)) {
+        for kind in Kind::ALL {
             for shard in 0..SHARDS {
-                table.sweep(shard, now, usize::MAX);
+                self.index.tables[kind.place()].sweep(shard, now, usize::MAX, |key| {
+                    gone(kind, key);
+                });
             }
         }
     }
@@ -298,7 +322,13 @@ impl Table {
     }
 
     /// Rebuilds a shard if of `part` entries one or more are over.
-    fn sweep(&self, shard: usize, now: UnixSeconds, part: usize) {
+    fn sweep(
+        &self,
+        shard: usize,
+        now: UnixSeconds,
+        part: usize,
+        mut gone: impl FnMut(Fingerprint),
+    ) {
         let shard = &self.shards[shard];
         let storage = shard.load();
         let over = storage
@@ -308,11 +338,13 @@ impl Table {
         if over == 0 || over.saturating_mul(part) < storage.entries() {
             return;
         }
-        let rest = storage.copied(storage.entries() - over, |_, span| {
-            !unpack(span).until.is_over(now)
-        });
+        let is_over = |span| unpack(span).until.is_over(now);
+        let rest = storage.copied(storage.entries() - over, |_, span| !is_over(span));
         shard.store(Arc::new(rest));
         self.entries.fetch_sub(over, Ordering::Release);
+        for (key, _) in storage.iter().filter(|(_, span)| is_over(*span)) {
+            gone(key);
+        }
     }
 }
 
@@ -433,13 +465,6 @@ impl Storage {
         }
         copy
     }
-}
-
-/// The fingerprints of one shard, in every kind: for sweeping what is kept beside the index in the same steps.
-#[must_use]
-pub fn shard_range(shard: usize) -> RangeInclusive<Fingerprint> {
-    let first = (shard as u128) << SHARD_SHIFT;
-    Fingerprint::from_bits(first)..=Fingerprint::from_bits(first | ((1 << SHARD_SHIFT) - 1))
 }
 
 const SHARD_SHIFT: u32 = 128 - SHARDS.trailing_zeros();
@@ -592,7 +617,7 @@ mod tests {
             .collect();
         writer.apply(&rules).unwrap();
         for shard in 0..SHARDS {
-            writer.sweep(shard, UnixSeconds(10));
+            writer.sweep(shard, UnixSeconds(10), |_, _| ());
         }
         assert_eq!(writer.entries(), 1000);
         for number in 0..2000 {
@@ -600,10 +625,39 @@ mod tests {
             assert_eq!(index.check(&token(number, 5)), expected, "{number}");
         }
         for shard in 0..SHARDS {
-            writer.sweep(shard, UnixSeconds(11));
+            writer.sweep(shard, UnixSeconds(11), |_, _| ());
         }
         assert_eq!(writer.entries(), 0);
         assert_eq!(index.bytes(), 0, "memory is given back");
+    }
+
+    #[test]
+    fn a_sweep_says_what_is_gone() {
+        let (_, mut writer) = index(100);
+        let over = [user(1, 5, 9), rule(Kind::Session, 1, 5, 9)];
+        writer.apply(&over).unwrap();
+        writer.apply(&[user(2, 5, 10)]).unwrap();
+        let mut gone = vec![];
+        writer.sweep_all(UnixSeconds(10), |kind, key| gone.push((kind, key)));
+        gone.sort_unstable();
+        let mut expected = over.map(|rule| (rule.kind, rule.fingerprint));
+        expected.sort_unstable();
+        assert_eq!(gone, expected);
+    }
+
+    #[test]
+    fn what_is_restored_replaces_what_is_there_whatever_the_bound() {
+        let (index, mut writer) = index(1);
+        assert!(!writer.restore(user(1, u32::MAX, u32::MAX)));
+        assert!(writer.restore(user(1, 5, 9)));
+        assert!(!writer.restore(user(2, 5, 9)));
+        assert_eq!(writer.entries(), 2);
+        assert_eq!(index.check(&token(1, 6)), None);
+        assert_eq!(index.check(&token(1, 5)), Some(Kind::User));
+        assert_eq!(
+            writer.room_for(&[user(3, 5, 9)]),
+            Err(Full { entries_max: 1 })
+        );
     }
 
     #[test]
@@ -613,24 +667,13 @@ mod tests {
         rules[0].span.until = Until(9);
         writer.apply(&rules).unwrap();
         for shard in 0..SHARDS {
-            writer.sweep(shard, UnixSeconds(10));
+            writer.sweep(shard, UnixSeconds(10), |_, _| ());
         }
         assert_eq!(writer.entries(), 6400);
-        writer.sweep_all(UnixSeconds(10));
+        writer.sweep_all(UnixSeconds(10), |_, _| ());
         assert_eq!(writer.entries(), 6399);
         assert_eq!(index.check(&token(0, 5)), None);
         assert_eq!(index.check(&token(1, 5)), Some(Kind::User));
-    }
-
-    #[test]
-    fn a_shard_is_a_range_of_fingerprints() {
-        let shards: Vec<_> = (0..SHARDS).map(shard_range).collect();
-        assert_eq!(shards[0].start().bits(), 0);
-        assert_eq!(shards[SHARDS - 1].end().bits(), u128::MAX);
-        for (shard, range) in shards.iter().enumerate() {
-            assert_eq!(shard_of(*range.start()), shard);
-            assert_eq!(shard_of(*range.end()), shard);
-        }
     }
 
     #[test]
@@ -750,12 +793,16 @@ mod tests {
                 ])
                 .unwrap();
             acknowledged.store(number + 1, Ordering::Release);
-            writer.sweep(usize::try_from(number).unwrap() % SHARDS, UnixSeconds(10));
+            writer.sweep(
+                usize::try_from(number).unwrap() % SHARDS,
+                UnixSeconds(10),
+                |_, _| (),
+            );
         }
         for reader in readers {
             assert!(reader.join().unwrap() > 0);
         }
-        writer.sweep_all(UnixSeconds(10));
+        writer.sweep_all(UnixSeconds(10), |_, _| ());
         assert_eq!(index.entries(Kind::User), usize::try_from(RULES).unwrap());
         assert_eq!(index.entries(Kind::Session), 0);
     }
@@ -864,7 +911,7 @@ mod tests {
             }
             for swept in [false, true] {
                 if swept {
-                    writer.sweep_all(UnixSeconds(now));
+                    writer.sweep_all(UnixSeconds(now), |_, _| ());
                     model.retain(|_, span| !span.until.is_over(UnixSeconds(now)));
                 }
                 prop_assert_eq!(writer.entries(), model.len());

@@ -1,7 +1,7 @@
 //! The keys about the process as a whole: `workers`, `token_cache`, `jwks_cache`, `denylist` and `shutdown`.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::check::Check;
@@ -61,11 +61,14 @@ pub(super) fn process(raw: &raw::Root, check: &mut Check<'_>) -> Process {
         DENYLIST,
         1..=DENYLIST_MAX,
     );
+    let path = raw.denylist.as_ref().and_then(|raw| raw.path.as_ref());
+    let path = path.and_then(|text| log(&top.key("denylist").key("path"), text, check));
     Process {
         workers,
         token_cache_bytes,
         jwks_cache,
         denylist: Denylist {
+            path,
             max_entries: usize::try_from(max_entries).unwrap_or(usize::MAX),
         },
         shutdown: shutdown(raw.shutdown.as_ref(), check),
@@ -102,6 +105,23 @@ fn folder(path: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> 
         return None;
     }
     Some(folder)
+}
+
+/// A file that is there, or that can be made in a folder that is there.
+fn log(path: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> {
+    let log = check.resolve(path, text)?;
+    let folder = log.parent().is_none_or(Path::is_dir);
+    if folder && !log.is_dir() {
+        return Some(log);
+    }
+    check.fault(
+        path,
+        format!(
+            "{} is no file in a folder that is there; write one, and make the folder",
+            log.display()
+        ),
+    );
+    None
 }
 
 #[cfg(test)]
@@ -146,5 +166,29 @@ mod tests {
         std::fs::write(&file, "x").expect("a file");
         check(&top(&line(&file)), "jwks_cache", "is no folder");
         check(&top("jwks_cache = \"\""), "jwks_cache", "is no path");
+    }
+
+    #[test]
+    fn the_log_may_come_later_and_its_folder_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let line =
+            |path: &std::path::Path| format!("denylist.path = {:?}", path.display().to_string());
+        let log = folder.path().join("denylist.log");
+        assert_eq!(good(&top("")).denylist.path, None);
+        assert_eq!(good(&top(&line(&log))).denylist.path, Some(log.clone()));
+        std::fs::write(&log, "x").expect("a file");
+        good(&top(&line(&log)));
+        for wrong in [
+            folder.path().to_owned(),
+            log.join("x"),
+            folder.path().join("no/x"),
+        ] {
+            check(
+                &top(&line(&wrong)),
+                "denylist.path",
+                "is no file in a folder",
+            );
+        }
+        check(&top("denylist.path = \"\""), "denylist.path", "is no path");
     }
 }

@@ -161,6 +161,18 @@ impl Admin {
         }
         let total: usize = Kind::ALL.iter().map(|&kind| index.entries(kind)).sum();
         let mut status = (self.views.status)();
+        let mut denylist = json!({
+            "entries": entries,
+            "entries_total": total,
+            "entries_max": self.revocations.entries_max(),
+            "bytes": index.bytes(),
+            "epoch": index.epoch(),
+            "durable": self.revocations.log().is_some(),
+        });
+        if let Some(log) = self.revocations.log() {
+            let last_sync_ms = log.last_sync().as_secs_f64() * 1000.0;
+            denylist["log"] = json!({"bytes": log.bytes(), "last_sync_ms": last_sync_ms});
+        }
         for (name, value) in [
             ("version", env!("CARGO_PKG_VERSION").into()),
             (
@@ -168,17 +180,7 @@ impl Admin {
                 self.clock.now().since(self.started).as_secs().into(),
             ),
             ("ready", (self.views.readiness)().holds().into()),
-            (
-                "denylist",
-                json!({
-                    "entries": entries,
-                    "entries_total": total,
-                    "entries_max": self.revocations.entries_max(),
-                    "bytes": index.bytes(),
-                    "epoch": index.epoch(),
-                    "durable": false,
-                }),
-            ),
+            ("denylist", denylist),
         ] {
             status.insert(name.into(), value);
         }
@@ -213,7 +215,8 @@ impl Admin {
             caller.require(role_for(order))?;
         }
         let outcomes = self.revocations.revoke(orders, origin(caller)).await?;
-        let rules: Vec<Value> = outcomes.iter().map(outcome).collect();
+        let durable = self.revocations.log().is_some();
+        let rules: Vec<Value> = outcomes.iter().map(|rule| outcome(rule, durable)).collect();
         Ok(ok(&json!({"rules": rules})))
     }
 
@@ -309,14 +312,14 @@ fn record(record: &Record) -> Value {
     members
 }
 
-/// A rule lives in the memory of this one gateway.
-fn outcome(outcome: &Outcome) -> Value {
+/// A rule lives in this one gateway: in its memory, and in its log if it has one.
+fn outcome(outcome: &Outcome, durable: bool) -> Value {
     let mut members = rule_members(&outcome.record);
     members["created"] = outcome.created.into();
     if outcome.dry_run {
         members["dry_run"] = true.into();
     } else {
-        members["durable"] = false.into();
+        members["durable"] = durable.into();
         members["applied"] = json!({"gateways": 1, "of": 1});
     }
     members

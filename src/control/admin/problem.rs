@@ -7,7 +7,9 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::answer::{Answer, json_answer};
-use crate::control::denylist::{Fault, Faults, LiftError, RevokeError, Stopped};
+use crate::control::denylist::{
+    CommitError, Fault, Faults, LiftError, ReadError, RevokeError, Stopped, Unreadable,
+};
 
 /// An answer that is an error. Programs read `code`, people `detail`.
 #[derive(Debug)]
@@ -125,6 +127,35 @@ impl From<Stopped> for Problem {
     }
 }
 
+impl From<CommitError> for Problem {
+    fn from(error: CommitError) -> Self {
+        let (status, code) = match error {
+            CommitError::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            CommitError::Failed => (StatusCode::SERVICE_UNAVAILABLE, "denylist_failed"),
+        };
+        Self::new(status, code, format!("{error}; nothing was acknowledged"))
+    }
+}
+
+impl From<Unreadable> for Problem {
+    fn from(error: Unreadable) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "denylist_unreadable",
+            error.to_string(),
+        )
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unreadable(error) => error.into(),
+            ReadError::Stopped(stopped) => stopped.into(),
+        }
+    }
+}
+
 impl From<RevokeError> for Problem {
     fn from(error: RevokeError) -> Self {
         match error {
@@ -133,6 +164,8 @@ impl From<RevokeError> for Problem {
                 "denylist_full",
                 format!("{full}; nothing was written"),
             ),
+            RevokeError::Commit(error) => error.into(),
+            RevokeError::Unreadable(error) => error.into(),
             RevokeError::Stopped(stopped) => stopped.into(),
         }
     }
@@ -145,6 +178,8 @@ impl From<LiftError> for Problem {
             LiftError::NotStanding => {
                 Self::new(StatusCode::CONFLICT, "not_standing", error.to_string())
             }
+            LiftError::Commit(error) => error.into(),
+            LiftError::Unreadable(error) => error.into(),
             LiftError::Stopped(stopped) => stopped.into(),
         }
     }

@@ -5,15 +5,18 @@
 //! [`Revocations`]. HTTP is left to `control/admin`.
 
 mod clerk;
+mod log;
 mod order;
 mod record;
+mod records;
 mod request;
 mod service;
 mod writer;
 
 pub use clerk::serve_desk;
+pub use log::{CommitError, Log, LogView, OpenError, Unreadable};
 pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Tokens};
 pub use record::{Origin, Outcome, Record, RuleId, Way};
 pub use request::{Fault, Faults};
 pub use service::{Parts, Revocations, revocations};
-pub use writer::{LiftError, Page, Query, RevokeError, Stopped, Verdict, Writer};
+pub use writer::{LiftError, Page, Query, ReadError, RevokeError, Stopped, Verdict, Writer};

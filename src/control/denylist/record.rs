@@ -67,7 +67,7 @@ impl Way {
     }
 }
 
-/// One rule as people see it. About 200 bytes, beside the 31 of the index.
+/// One rule as people see it. About 200 bytes in memory; with a log it stays on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The rule's key.
@@ -77,9 +77,9 @@ pub struct Record {
     /// Which one. None for a whole issuer.
     pub value: Option<Box<str>>,
     /// The part that ends by itself and cannot be taken back.
-    ending: Option<Span>,
+    pub(super) ending: Option<Span>,
     /// The part that stays until it is lifted.
-    standing: Option<Cutoff>,
+    pub(super) standing: Option<Cutoff>,
     /// Why it was last changed, if somebody said it.
     pub reason: Option<Box<str>>,
     /// Who last changed it.
@@ -133,17 +133,13 @@ impl Record {
     }
 
     /// The rule as requests see it: both parts at once.
+    ///
+    /// # Panics
+    ///
+    /// Never: a record starts with an order, which has one of the parts.
     #[must_use]
     pub fn span(&self) -> Span {
-        let standing = self.standing.map(|cutoff| Span {
-            cutoff,
-            until: Until::LIFTED,
-        });
-        match (self.ending, standing) {
-            (Some(ending), Some(standing)) => ending.merge(standing),
-            (Some(span), None) | (None, Some(span)) => span,
-            (None, None) => unreachable!("a record starts with an order"),
-        }
+        both(self.ending, self.standing).expect("a record starts with an order")
     }
 
     /// What is left when the standing part is lifted at `now`.
@@ -154,6 +150,18 @@ impl Record {
             standing: None,
             ..self.clone()
         })
+    }
+}
+
+/// The two parts of a rule as one; None if it has neither.
+pub(super) fn both(ending: Option<Span>, standing: Option<Cutoff>) -> Option<Span> {
+    let standing = standing.map(|cutoff| Span {
+        cutoff,
+        until: Until::LIFTED,
+    });
+    match (ending, standing) {
+        (Some(ending), Some(standing)) => Some(ending.merge(standing)),
+        (part, None) | (None, part) => part,
     }
 }
 

@@ -7,11 +7,13 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
+use super::log::{Log, LogView};
 use super::order::{IdentifiedToken, IdentifyFault, Issuers, Order, Tokens};
 use super::record::{Origin, Outcome, Record, RuleId};
 use super::request::{self, Context, Faults};
 use super::writer::{
-    INBOX, LiftError, Message, Page, Query, RevokeError, Stopped, Verdict, Writer,
+    Change, INBOX, LiftError, Message, Page, Query, ReadError, RevokeError, Stopped, Verdict,
+    Writer,
 };
 use crate::base::clock::Clock;
 use crate::denylist::{Fingerprinter, Index, IndexWriter, Kind, TokenKeys};
@@ -20,6 +22,8 @@ use crate::denylist::{Fingerprinter, Index, IndexWriter, Kind, TokenKeys};
 pub struct Parts {
     /// The one writer of the index that requests read.
     pub index: IndexWriter,
+    /// Opened with that index. None: a restart forgets everything.
+    pub log: Option<Log>,
     /// The same that requests use.
     pub fingerprinter: Fingerprinter,
     /// Those of the configuration.
@@ -48,6 +52,7 @@ pub struct Revocations {
 
 struct Shared {
     index: Arc<Index>,
+    log: Option<LogView>,
     entries_max: usize,
     fingerprinter: Fingerprinter,
     issuers: ArcSwap<Issuers>,
@@ -61,6 +66,7 @@ pub fn revocations(parts: Parts) -> (Revocations, Writer) {
     let (sender, inbox) = mpsc::channel(INBOX);
     let shared = Shared {
         index: Arc::clone(parts.index.index()),
+        log: parts.log.as_ref().map(Log::view),
         entries_max: parts.index.entries_max(),
         fingerprinter: parts.fingerprinter,
         issuers: ArcSwap::from_pointee(parts.issuers),
@@ -71,7 +77,13 @@ pub fn revocations(parts: Parts) -> (Revocations, Writer) {
         shared: Arc::new(shared),
         inbox: sender,
     };
-    let writer = Writer::new(parts.index, parts.fingerprinter, parts.clock, inbox);
+    let writer = Writer::new(
+        parts.index,
+        parts.log,
+        parts.fingerprinter,
+        parts.clock,
+        inbox,
+    );
     (revocations, writer)
 }
 
@@ -80,6 +92,12 @@ impl Revocations {
     #[must_use]
     pub fn index(&self) -> &Arc<Index> {
         &self.shared.index
+    }
+
+    /// The log, if what is acknowledged outlives the process.
+    #[must_use]
+    pub fn log(&self) -> Option<&LogView> {
+        self.shared.log.as_ref()
     }
 
     /// The most rules there may be.
@@ -136,10 +154,12 @@ impl Revocations {
         origin: Origin,
     ) -> Result<Vec<Outcome>, RevokeError> {
         let outcomes = self
-            .ask(|answer| Message::Write {
-                orders,
-                origin,
-                answer,
+            .ask(|answer| {
+                Message::Change(Change::Write {
+                    orders,
+                    origin,
+                    answer,
+                })
             })
             .await??;
         Ok(outcomes)
@@ -147,18 +167,18 @@ impl Revocations {
 
     /// Takes back the standing part of a rule. Answers with what is left of it, if anything is.
     pub async fn lift(&self, id: RuleId, origin: Origin) -> Result<Option<Record>, LiftError> {
-        self.ask(|answer| Message::Lift { id, origin, answer })
+        self.ask(|answer| Message::Change(Change::Lift { id, origin, answer }))
             .await?
     }
 
     /// One rule.
-    pub async fn record(&self, id: RuleId) -> Result<Option<Record>, Stopped> {
-        self.ask(|answer| Message::Read { id, answer }).await
+    pub async fn record(&self, id: RuleId) -> Result<Option<Record>, ReadError> {
+        Ok(self.ask(|answer| Message::Read { id, answer }).await??)
     }
 
     /// A page of the rules.
-    pub async fn list(&self, query: Query) -> Result<Page, Stopped> {
-        self.ask(|answer| Message::List { query, answer }).await
+    pub async fn list(&self, query: Query) -> Result<Page, ReadError> {
+        Ok(self.ask(|answer| Message::List { query, answer }).await??)
     }
 
     /// The keys of a raw token.
@@ -167,8 +187,8 @@ impl Revocations {
     }
 
     /// Which rules deny the token with these keys.
-    pub async fn check(&self, keys: TokenKeys) -> Result<Verdict, Stopped> {
-        self.ask(|answer| Message::Check { keys, answer }).await
+    pub async fn check(&self, keys: TokenKeys) -> Result<Verdict, ReadError> {
+        Ok(self.ask(|answer| Message::Check { keys, answer }).await??)
     }
 
     async fn ask<T>(
@@ -225,6 +245,7 @@ mod tests {
         let (_, index) = denylist::index(entries_max);
         let (revocations, writer) = revocations(Parts {
             index,
+            log: None,
             fingerprinter: MAKE(),
             issuers: [IssuerLife {
                 issuer: "https://id".into(),

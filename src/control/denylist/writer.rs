@@ -1,22 +1,27 @@
 //! The task that owns the denylist: writes rules, keeps what they mean, forgets what is over.
 //!
-//! The way of a rule: log, relay, apply, acknowledge. This gateway has neither log nor relay, so a rule is applied and
-//! acknowledged. What is not acknowledged may be lost; what is acknowledged denies every request that starts later.
+//! The way of a rule: log, relay, apply, acknowledge. There is no relay yet, and without a log a rule is applied and
+//! acknowledged at once. What is not acknowledged may be lost; what is acknowledged denies every request that starts
+//! later, and with a log also after a restart.
+//!
+//! Changes that come while the log syncs wait, and then share the next sync. One group is under way at a time, so what a
+//! change finds is what was acknowledged, or what stands before it in its own group.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::ops::Bound;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::log::{Adoption, CommitError, Edition, Log, Unreadable};
 use super::order::Order;
 use super::record::{Origin, Outcome, Record, RuleId};
+use super::records::{Group, Records, Staged};
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::denylist::{
-    Fingerprint, Fingerprinter, Full, IndexWriter, Kind, Rule, SHARDS, TokenKeys, shard_range,
+    Fingerprint, Fingerprinter, Full, IndexWriter, Kind, Rule, SHARDS, TokenKeys,
 };
 
 /// One of the 64 shards is swept in each step, so a rule is forgotten about a minute after its end, and no step is long.
@@ -26,8 +31,11 @@ const SWEEP_STEP: Duration = Duration::from_secs(1);
 /// allows lives that much longer, and clocks are put right now and then.
 const KEPT_LONGER: Duration = Duration::from_mins(5);
 
-/// Most records looked at for one page of a list, so that a search for something rare does not hold up revocations.
-const LOOKED_AT_MAX: usize = 20_000;
+/// Changes that wait for a sync. More wait in the inbox.
+const WAITING_MAX: usize = 1024;
+
+/// A group takes no more changes when it has so many bytes: a sync of this takes milliseconds.
+const GROUP_BYTES: usize = 4 * 1024 * 1024;
 
 /// Requests that wait for the writer. More wait at their own end.
 pub(super) const INBOX: usize = 64;
@@ -43,6 +51,12 @@ pub enum RevokeError {
     /// No room.
     #[error(transparent)]
     Full(#[from] Full),
+    /// Not written to the log.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// What was known of the rule is needed, and lost.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// Too late.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -57,6 +71,23 @@ pub enum LiftError {
     /// Tokens, sessions and users are revoked for good.
     #[error("the rule ends by itself and cannot be taken back; the cure is a new login")]
     NotStanding,
+    /// Not written to the log.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// What was known of the rule is needed, and lost.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// Too late.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// Why there is nothing to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// It is there, and cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// Too late.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -78,7 +109,7 @@ pub struct Query {
 }
 
 impl Query {
-    fn matches(&self, record: &Record) -> bool {
+    pub(super) fn matches(&self, record: &Record) -> bool {
         self.kind.is_none_or(|kind| record.id.kind == kind)
             && self
                 .issuer
@@ -105,38 +136,88 @@ pub struct Verdict {
 }
 
 pub(super) enum Message {
+    Change(Change),
+    Read {
+        id: RuleId,
+        answer: oneshot::Sender<Result<Option<Record>, Unreadable>>,
+    },
+    List {
+        query: Query,
+        answer: oneshot::Sender<Result<Page, Unreadable>>,
+    },
+    Check {
+        keys: TokenKeys,
+        answer: oneshot::Sender<Result<Verdict, Unreadable>>,
+    },
+}
+
+/// What takes a sync.
+pub(super) enum Change {
     Write {
         orders: Vec<Order>,
         origin: Origin,
-        answer: oneshot::Sender<Result<Vec<Outcome>, Full>>,
+        answer: oneshot::Sender<Result<Vec<Outcome>, RevokeError>>,
     },
     Lift {
         id: RuleId,
         origin: Origin,
         answer: oneshot::Sender<Result<Option<Record>, LiftError>>,
     },
-    Read {
-        id: RuleId,
-        answer: oneshot::Sender<Option<Record>>,
+}
+
+impl Change {
+    /// Who no longer waits for an answer has not undone the question: the answer may go nowhere.
+    fn refuse(self, error: CommitError) {
+        match self {
+            Self::Write { answer, .. } => drop(answer.send(Err(error.into()))),
+            Self::Lift { answer, .. } => drop(answer.send(Err(error.into()))),
+        }
+    }
+}
+
+/// A change whose outcome is known, and that is done when its group is on disk.
+enum Step {
+    Written {
+        orders: Vec<Order>,
+        outcomes: Vec<Outcome>,
+        origin: Origin,
+        answer: oneshot::Sender<Result<Vec<Outcome>, RevokeError>>,
     },
-    List {
-        query: Query,
-        answer: oneshot::Sender<Page>,
+    Lifted {
+        lifted: Record,
+        rest: Option<Record>,
+        origin: Origin,
+        answer: oneshot::Sender<Result<Option<Record>, LiftError>>,
     },
-    Check {
-        keys: TokenKeys,
-        answer: oneshot::Sender<Verdict>,
+}
+
+/// What the log is doing.
+enum Busy {
+    Idle,
+    /// Writes a group.
+    Commit {
+        steps: Vec<Step>,
+        group: Group,
+        done: oneshot::Receiver<Result<u64, CommitError>>,
     },
+    /// Changes places with its next edition. Places of records move, so no group is written meanwhile.
+    Adopt(Adoption),
 }
 
 /// The one writer. Give it a task: [`Writer::run`].
 pub struct Writer {
     index: IndexWriter,
     /// One for each entry of the index.
-    records: BTreeMap<RuleId, Record>,
+    records: Records,
     fingerprinter: Fingerprinter,
     clock: Clock,
     inbox: mpsc::Receiver<Message>,
+    /// Cancelled when nothing can be acknowledged any more.
+    failed: CancellationToken,
+    waiting: VecDeque<Change>,
+    busy: Busy,
+    /// Ready to be adopted.
+    edition: Option<Edition>,
     next_shard: usize,
     /// When everything was last swept because there was no room.
     swept_all_at: Option<UnixSeconds>,
@@ -146,73 +227,114 @@ impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer")
             .field("index", &self.index)
-            .field("records", &self.records.len())
+            .field("records", &self.records)
             .finish_non_exhaustive()
     }
+}
+
+/// What happened while the writer waited.
+enum Event {
+    Shutdown,
+    Tick,
+    Committed(Result<u64, CommitError>),
+    Adopted(Result<(), CommitError>),
+    Rewritten(Option<Edition>),
+    Asked(Option<Message>),
 }
 
 impl Writer {
     pub(super) fn new(
         index: IndexWriter,
+        log: Option<Log>,
         fingerprinter: Fingerprinter,
         clock: Clock,
         inbox: mpsc::Receiver<Message>,
     ) -> Self {
         Self {
             index,
-            records: BTreeMap::new(),
+            records: log.map_or_else(Records::in_memory, Records::on_disk),
             fingerprinter,
             clock,
             inbox,
+            failed: CancellationToken::new(),
+            waiting: VecDeque::new(),
+            busy: Busy::Idle,
+            edition: None,
             next_shard: 0,
             swept_all_at: None,
         }
+    }
+
+    /// Cancelled when the log has failed: nothing is acknowledged any more, and the gateway should end.
+    #[must_use]
+    pub fn failed(&self) -> CancellationToken {
+        self.failed.clone()
     }
 
     /// Works until shutdown, and then finishes what was already asked.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut steps = tokio::time::interval(SWEEP_STEP);
         steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut closing, mut open) = (false, true);
         loop {
-            tokio::select! {
-                () = shutdown.cancelled() => self.inbox.close(),
-                _ = steps.tick() => {
-                    self.sweep();
-                    continue;
+            self.work();
+            let busy = !matches!(self.busy, Busy::Idle);
+            if !open && !busy && self.waiting.is_empty() {
+                return;
+            }
+            let event = tokio::select! {
+                () = shutdown.cancelled(), if !closing => Event::Shutdown,
+                _ = steps.tick() => Event::Tick,
+                event = done(&mut self.busy), if busy => event,
+                edition = self.records.rewritten() => Event::Rewritten(edition),
+                message = self.inbox.recv(), if open && self.waiting.len() < WAITING_MAX => Event::Asked(message),
+            };
+            match event {
+                Event::Shutdown => {
+                    closing = true;
+                    self.inbox.close();
                 }
-                message = self.inbox.recv() => match message {
-                    Some(message) => {
-                        self.handle(message);
-                        continue;
-                    }
-                    None => return,
-                },
+                Event::Tick => self.sweep(),
+                Event::Committed(result) => self.committed(result),
+                Event::Adopted(result) => self.adopted(result),
+                Event::Rewritten(edition) => self.edition = edition,
+                Event::Asked(Some(message)) => self.handle(message),
+                Event::Asked(None) => open = false,
             }
-            while let Some(message) = self.inbox.recv().await {
-                self.handle(message);
-            }
-            return;
         }
     }
 
-    /// Who no longer waits for an answer has not undone the question: the answer may go nowhere.
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Write {
-                orders,
-                origin,
-                answer,
-            } => {
-                let _ = answer.send(self.write(&orders, &origin));
+            Message::Change(change) => {
+                self.waiting.push_back(change);
+                // What is there already shares the group.
+                while self.waiting.len() < WAITING_MAX
+                    && let Ok(message) = self.inbox.try_recv()
+                {
+                    match message {
+                        Message::Change(change) => self.waiting.push_back(change),
+                        question => self.answer(question),
+                    }
+                }
             }
-            Message::Lift { id, origin, answer } => {
-                let _ = answer.send(self.lift(id, &origin));
-            }
+            question => self.answer(question),
+        }
+    }
+
+    /// Answers what needs no sync.
+    fn answer(&mut self, question: Message) {
+        match question {
+            Message::Change(change) => self.waiting.push_back(change),
             Message::Read { id, answer } => {
-                let _ = answer.send(self.records.get(&id).cloned());
+                let _ = answer.send(self.records.get(id));
             }
             Message::List { query, answer } => {
-                let _ = answer.send(self.list(&query));
+                if let Some(ids) = self.ids_named(&query) {
+                    let _ = answer.send(self.page_of(ids, &query));
+                } else {
+                    self.records.list(query, answer);
+                }
             }
             Message::Check { keys, answer } => {
                 let _ = answer.send(self.check(&keys));
@@ -220,37 +342,186 @@ impl Writer {
         }
     }
 
-    /// All orders or none.
-    fn write(&mut self, orders: &[Order], origin: &Origin) -> Result<Vec<Outcome>, Full> {
-        let now = self.clock.now();
-        let rules: Vec<Rule> = orders
-            .iter()
-            .filter(|order| !order.dry_run)
-            .map(Order::rule)
-            .collect();
-        if !rules.is_empty() {
-            self.apply(&rules, now)?;
+    /// Gives the log something to do, if it has nothing and something waits.
+    fn work(&mut self) {
+        while matches!(self.busy, Busy::Idle) {
+            if let Some(edition) = self.edition.take()
+                && let Some(adoption) = self.records.adopt(edition)
+            {
+                self.busy = Busy::Adopt(adoption);
+                return;
+            }
+            if self.waiting.is_empty() {
+                return;
+            }
+            self.start_group();
         }
-        Ok(orders
-            .iter()
-            .map(|order| self.note(order, origin, now))
-            .collect())
     }
 
-    /// Makes the rules visible to every request that starts from now on.
-    fn apply(&mut self, rules: &[Rule], now: UnixSeconds) -> Result<(), Full> {
-        match self.index.apply(rules) {
-            Err(_) if self.swept_all_at != Some(now) => {
-                self.swept_all_at = Some(now);
-                self.index.sweep_all(now.minus(KEPT_LONGER));
-                for shard in 0..SHARDS {
-                    self.forget(shard, now);
-                }
-                self.index.apply(rules)
+    fn start_group(&mut self) {
+        let mut group = self.records.group();
+        let mut steps = vec![];
+        while group.bytes() < GROUP_BYTES
+            && let Some(change) = self.waiting.pop_front()
+        {
+            if self.failed.is_cancelled() {
+                change.refuse(CommitError::Failed);
+            } else if let Some(step) = self.prepare(change, &mut group) {
+                steps.push(step);
             }
-            result => result,
         }
-        .inspect_err(|full| {
+        match self.records.commit(&mut group) {
+            None => self.finish(steps, group, 0),
+            Some(done) => self.busy = Busy::Commit { steps, group, done },
+        }
+    }
+
+    fn committed(&mut self, result: Result<u64, CommitError>) {
+        let Busy::Commit { steps, group, .. } = std::mem::replace(&mut self.busy, Busy::Idle)
+        else {
+            return;
+        };
+        match result {
+            Ok(offset) => self.finish(steps, group, offset),
+            Err(error) => {
+                if error == CommitError::Failed {
+                    self.failed.cancel();
+                }
+                for step in steps {
+                    match step {
+                        Step::Written { answer, .. } => drop(answer.send(Err(error.into()))),
+                        Step::Lifted { answer, .. } => drop(answer.send(Err(error.into()))),
+                    }
+                }
+            }
+        }
+    }
+
+    fn adopted(&mut self, result: Result<(), CommitError>) {
+        if result.is_err() {
+            self.failed.cancel();
+        }
+        let Busy::Adopt(adoption) = std::mem::replace(&mut self.busy, Busy::Idle) else {
+            return;
+        };
+        let index = self.index.index();
+        self.records
+            .turn_to(adoption, |id| index.rule(id.kind, id.fingerprint).is_none());
+    }
+
+    /// Works out what a change will be. None: it was answered, because it will be nothing.
+    fn prepare(&mut self, change: Change, group: &mut Group) -> Option<Step> {
+        match change {
+            Change::Write {
+                orders,
+                origin,
+                answer,
+            } => match self.write(&orders, &origin, group) {
+                Ok(outcomes) => Some(Step::Written {
+                    orders,
+                    outcomes,
+                    origin,
+                    answer,
+                }),
+                Err(error) => {
+                    let _ = answer.send(Err(error));
+                    None
+                }
+            },
+            Change::Lift { id, origin, answer } => match self.lift(id, group) {
+                Ok((lifted, rest)) => Some(Step::Lifted {
+                    lifted,
+                    rest,
+                    origin,
+                    answer,
+                }),
+                Err(error) => {
+                    let _ = answer.send(Err(error));
+                    None
+                }
+            },
+        }
+    }
+
+    /// All orders or none.
+    fn write(
+        &mut self,
+        orders: &[Order],
+        origin: &Origin,
+        group: &mut Group,
+    ) -> Result<Vec<Outcome>, RevokeError> {
+        let now = self.clock.now();
+        let mut outcomes = Vec::with_capacity(orders.len());
+        // Seen by later orders of the same request, and by the group when all of them are good.
+        let mut states: HashMap<RuleId, Record> = HashMap::new();
+        let mut changed = vec![];
+        for order in orders {
+            let known = match states.get(&order.id) {
+                Some(record) => Some(record.clone()),
+                None => self.known(order.id, group)?,
+            };
+            let created = known.is_none();
+            let record = match &known {
+                None => Record::new(order, origin, now),
+                Some(known) => {
+                    let mut merged = known.clone();
+                    merged.merge(order, origin, now);
+                    merged
+                }
+            };
+            if !order.dry_run && known.as_ref() != Some(&record) {
+                states.insert(order.id, record.clone());
+                changed.push(record.clone());
+            }
+            outcomes.push(Outcome {
+                record,
+                created,
+                dry_run: order.dry_run,
+            });
+        }
+        let rules = orders.iter().filter(|order| !order.dry_run);
+        self.make_room(group, rules.map(Order::rule), now)?;
+        for record in changed {
+            group.put(record);
+        }
+        Ok(outcomes)
+    }
+
+    /// The record as it will be when the changes before this one are done.
+    fn known(&self, id: RuleId, group: &Group) -> Result<Option<Record>, Unreadable> {
+        match group.staged(id) {
+            Staged::Is(record) => return Ok(Some(record.clone())),
+            Staged::Gone => return Ok(None),
+            Staged::Nothing => {}
+        }
+        // Most rules are new: nothing is read for them.
+        if self.index.index().rule(id.kind, id.fingerprint).is_none() {
+            return Ok(None);
+        }
+        self.records.get(id)
+    }
+
+    /// Sees to it that the rules of the group, and these, will find room in the index.
+    fn make_room(
+        &mut self,
+        group: &mut Group,
+        rules: impl Iterator<Item = Rule>,
+        now: UnixSeconds,
+    ) -> Result<(), Full> {
+        let before = group.rules.len();
+        group.rules.extend(rules);
+        let mut room = self.index.room_for(&group.rules);
+        if room.is_err() && self.swept_all_at != Some(now) {
+            self.swept_all_at = Some(now);
+            let records = &mut self.records;
+            self.index
+                .sweep_all(now.minus(KEPT_LONGER), |kind, fingerprint| {
+                    records.forget(RuleId { fingerprint, kind });
+                });
+            room = self.index.room_for(&group.rules);
+        }
+        room.inspect_err(|full| {
+            group.rules.truncate(before);
             tracing::error!(
                 entries_max = full.entries_max,
                 "revocations are refused: the denylist is full; raise denylist.max_entries"
@@ -258,74 +529,68 @@ impl Writer {
         })
     }
 
-    /// Keeps what an order means, and writes the audit line.
-    fn note(&mut self, order: &Order, origin: &Origin, now: UnixSeconds) -> Outcome {
-        let known = self.records.get(&order.id);
-        let created = known.is_none();
-        let record = match known {
-            None => Record::new(order, origin, now),
-            Some(known) => {
-                let mut merged = known.clone();
-                merged.merge(order, origin, now);
-                merged
-            }
-        };
-        if !order.dry_run {
-            audit("revoke", &record, order.reason.as_deref(), origin);
-            self.records.insert(order.id, record.clone());
-        }
-        Outcome {
-            record,
-            created,
-            dry_run: order.dry_run,
-        }
-    }
-
     /// Takes back the standing part of a rule. What is left ends by itself.
-    fn lift(&mut self, id: RuleId, origin: &Origin) -> Result<Option<Record>, LiftError> {
-        let record = self.records.get(&id).ok_or(LiftError::Unknown)?;
+    fn lift(
+        &mut self,
+        id: RuleId,
+        group: &mut Group,
+    ) -> Result<(Record, Option<Record>), LiftError> {
+        let record = self.known(id, group)?.ok_or(LiftError::Unknown)?;
         if !record.is_standing() {
             return Err(LiftError::NotStanding);
         }
-        let rest = record.without_standing(self.clock.now().minus(KEPT_LONGER));
-        self.index
-            .lift(id.kind, id.fingerprint, rest.as_ref().map(Record::span));
-        audit("lift", record, None, origin);
+        let now = self.clock.now();
+        let rest = record.without_standing(now.minus(KEPT_LONGER));
         match &rest {
-            Some(rest) => self.records.insert(id, rest.clone()),
-            None => self.records.remove(&id),
-        };
-        Ok(rest)
+            Some(rest) => group.put(rest.clone()),
+            None => group.take(id, now),
+        }
+        Ok((record, rest))
     }
 
-    fn list(&self, query: &Query) -> Page {
-        if let Some(ids) = self.ids_named(query) {
-            let records = ids
-                .into_iter()
-                .filter(|id| query.after.is_none_or(|after| *id > after))
-                .filter_map(|id| self.records.get(&id))
-                .filter(|record| query.matches(record))
-                .cloned()
-                .collect();
-            return Page {
-                records,
-                next: None,
-            };
-        }
-        let mut page = Page::default();
-        let start = query.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut last = None;
-        for (looked_at, (id, record)) in self.records.range((start, Bound::Unbounded)).enumerate() {
-            if page.records.len() == query.limit || looked_at == LOOKED_AT_MAX {
-                page.next = last;
-                break;
+    /// Makes what is on disk visible to every request that starts from now on, and then says so. A relay stands before
+    /// this.
+    fn finish(&mut self, steps: Vec<Step>, group: Group, offset: u64) {
+        let index = self.index.index();
+        self.records.note(group, offset, |id| {
+            index.rule(id.kind, id.fingerprint).is_some()
+        });
+        for step in steps {
+            match step {
+                Step::Written {
+                    orders,
+                    outcomes,
+                    origin,
+                    answer,
+                } => {
+                    let real = || orders.iter().filter(|order| !order.dry_run);
+                    let rules: Vec<Rule> = real().map(Order::rule).collect();
+                    if !rules.is_empty() {
+                        self.index
+                            .apply(&rules)
+                            .expect("room was made, and nobody else adds rules");
+                    }
+                    for (order, outcome) in orders.iter().zip(&outcomes) {
+                        if !order.dry_run {
+                            audit("revoke", &outcome.record, order.reason.as_deref(), &origin);
+                        }
+                    }
+                    let _ = answer.send(Ok(outcomes));
+                }
+                Step::Lifted {
+                    lifted,
+                    rest,
+                    origin,
+                    answer,
+                } => {
+                    let RuleId { kind, fingerprint } = lifted.id;
+                    let span = rest.as_ref().map(Record::span);
+                    self.index.lift(kind, fingerprint, span);
+                    audit("lift", &lifted, None, &origin);
+                    let _ = answer.send(Ok(rest));
+                }
             }
-            if query.matches(record) {
-                page.records.push(record.clone());
-            }
-            last = Some(*id);
         }
-        page
     }
 
     /// The keys that a query can mean when it says everything, so that "is this user revoked?" needs no search.
@@ -352,47 +617,62 @@ impl Writer {
         )
     }
 
-    fn check(&self, keys: &TokenKeys) -> Verdict {
-        let denied_by = keys
+    fn page_of(&self, ids: Vec<RuleId>, query: &Query) -> Result<Page, Unreadable> {
+        let mut page = Page::default();
+        for id in ids {
+            if query.after.is_none_or(|after| id > after) {
+                let record = self.records.get(id)?;
+                page.records
+                    .extend(record.filter(|record| query.matches(record)));
+            }
+        }
+        Ok(page)
+    }
+
+    fn check(&self, keys: &TokenKeys) -> Result<Verdict, Unreadable> {
+        let denying = keys
             .iter()
             .filter_map(|(kind, fingerprint)| self.index.index().rule(kind, fingerprint))
-            .filter(|rule| rule.denies(keys))
-            .filter_map(|rule| {
-                self.records.get(&RuleId {
-                    fingerprint: rule.fingerprint,
-                    kind: rule.kind,
-                })
-            })
-            .cloned()
-            .collect();
-        Verdict { denied_by }
+            .filter(|rule| rule.denies(keys));
+        let mut denied_by = vec![];
+        for Rule {
+            kind, fingerprint, ..
+        } in denying
+        {
+            denied_by.extend(self.records.get(RuleId { fingerprint, kind })?);
+        }
+        Ok(Verdict { denied_by })
     }
 
     /// One step of the round.
     fn sweep(&mut self) {
+        // Records are on the move.
+        if matches!(self.busy, Busy::Adopt(_)) {
+            return;
+        }
         let now = self.clock.now();
         let shard = self.next_shard;
         self.next_shard = (shard + 1) % SHARDS;
-        self.index.sweep(shard, now.minus(KEPT_LONGER));
-        self.forget(shard, now);
+        let records = &mut self.records;
+        self.index
+            .sweep(shard, now.minus(KEPT_LONGER), |kind, fingerprint| {
+                records.forget(RuleId { fingerprint, kind });
+            });
+        if self.edition.is_none() {
+            self.records.compact_if_it_pays(self.index.entries());
+        }
     }
+}
 
-    /// Drops the records whose rules the index has forgotten.
-    fn forget(&mut self, shard: usize, now: UnixSeconds) {
-        let (first, last) = shard_range(shard).into_inner();
-        let ids = RuleId {
-            fingerprint: first,
-            kind: Kind::ALL[0],
-        }..=RuleId {
-            fingerprint: last,
-            kind: Kind::ALL[Kind::ALL.len() - 1],
-        };
-        let index = self.index.index();
-        self.records
-            .extract_if(ids, |id, record| {
-                record.span().until.is_over(now) && index.rule(id.kind, id.fingerprint).is_none()
-            })
-            .for_each(drop);
+/// Waits for what the log is doing.
+async fn done(busy: &mut Busy) -> Event {
+    // A log whose thread is gone has failed.
+    match busy {
+        Busy::Idle => std::future::pending().await,
+        Busy::Commit { done, .. } => {
+            Event::Committed(done.await.unwrap_or(Err(CommitError::Failed)))
+        }
+        Busy::Adopt(adoption) => Event::Adopted(adoption.done().await),
     }
 }
 
