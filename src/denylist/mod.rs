@@ -3,5 +3,5 @@
 mod index;
 mod rule;
 
-pub use index::{Full, Index, IndexWriter, SHARDS, index};
+pub use index::{Full, Index, IndexWriter, SHARDS, index, shard_of};
 pub use rule::{Cutoff, Fingerprint, Fingerprinter, Kind, Rule, Span, TokenKeys, Until};
