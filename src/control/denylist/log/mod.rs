@@ -39,8 +39,8 @@ pub(super) use self::record::{encode, encode_gone};
 /// A log shorter than this is not rewritten: its scan takes no time.
 const COMPACT_FROM: u64 = 8 * 1024 * 1024;
 
-/// Records of the log that are put into the tables at once during the start: some 25 MB.
-const BATCH: usize = 512 * 1024;
+/// Records of the log that are put into the tables at once during the start: some 50 MB.
+const BATCH: usize = 1024 * 1024;
 
 /// A record that was good cannot be read. The log line says which and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -483,6 +483,7 @@ fn replay(
 }
 
 /// One record during the start.
+#[derive(Clone, Copy)]
 struct Seen {
     id: RuleId,
     span: Option<Span>,
