@@ -227,12 +227,7 @@ impl IndexWriter {
     /// Puts back a rule as it was before a restart, in place of what is there, while no request is served yet: no epoch,
     /// and no bound, because what was acknowledged once is never refused. Says whether there was one.
     pub fn restore(&mut self, rule: Rule) -> bool {
-        let table = &self.index.tables[rule.kind.place()];
-        let known = table.lift(rule.fingerprint, Some(rule.span));
-        if !known {
-            table.put(rule.fingerprint, rule.span);
-        }
-        known
+        self.index.tables[rule.kind.place()].put_with(rule.fingerprint, rule.span, |_| rule.span)
     }
 
     /// Forgets rules of one shard that are over, where it pays: a whole round over all [`SHARDS`] leaves at most one
@@ -287,12 +282,17 @@ impl Table {
     }
 
     fn put(&self, key: Fingerprint, span: Span) {
+        self.put_with(key, span, |known| known.merge(span));
+    }
+
+    /// Adds a rule, or changes the one that is there. Says whether there was one.
+    fn put_with(&self, key: Fingerprint, span: Span, change: impl FnOnce(Span) -> Span) -> bool {
         let shard = &self.shards[shard_of(key)];
         let storage = shard.load();
         if let Some(slot) = storage.find(key) {
-            let merged = unpack(slot.span.load(Ordering::Relaxed)).merge(span);
-            slot.span.store(pack(merged), Ordering::Release);
-            return;
+            let changed = change(unpack(slot.span.load(Ordering::Relaxed)));
+            slot.span.store(pack(changed), Ordering::Release);
+            return true;
         }
         if storage.has_room() {
             storage.insert(key, pack(span));
@@ -303,6 +303,7 @@ impl Table {
             shard.store(Arc::new(bigger));
         }
         self.entries.fetch_add(1, Ordering::Release);
+        false
     }
 
     fn lift(&self, key: Fingerprint, rest: Option<Span>) -> bool {
@@ -469,8 +470,10 @@ impl Storage {
 
 const SHARD_SHIFT: u32 = 128 - SHARDS.trailing_zeros();
 
-/// The first six bits choose the shard, so a shard is also a range of fingerprints.
-const fn shard_of(key: Fingerprint) -> usize {
+/// The shard of a fingerprint, in every kind: its first six bits. Whoever adds many rules at once does well to add them
+/// shard by shard.
+#[must_use]
+pub const fn shard_of(key: Fingerprint) -> usize {
     (key.high >> (SHARD_SHIFT - 64)) as usize
 }
 

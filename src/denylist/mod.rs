@@ -5,5 +5,5 @@ mod index;
 mod rule;
 
 pub use desk::{Desk, Scope, Wish, WishRefused, WishSubject, Wisher, desk};
-pub use index::{Full, Index, IndexWriter, SHARDS, index};
+pub use index::{Full, Index, IndexWriter, SHARDS, index, shard_of};
 pub use rule::{Cutoff, Fingerprint, Fingerprinter, Kind, Rule, Span, TokenKeys, Until};

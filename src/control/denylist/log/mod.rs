@@ -18,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use prometheus::Histogram;
@@ -29,7 +30,7 @@ use self::file::{HEADER_BYTES, draft_path, fault, is_torn, lock, record_at, scan
 use self::places::{Key, Places};
 use super::record::{Record, RuleId};
 use crate::base::clock::UnixSeconds;
-use crate::denylist::{Cutoff, IndexWriter, Rule, Span, Until};
+use crate::denylist::{Cutoff, IndexWriter, Rule, SHARDS, Span, Until, shard_of};
 
 pub use self::committer::{CommitError, LogView};
 pub use self::file::OpenError;
@@ -37,6 +38,9 @@ pub(super) use self::record::{encode, encode_gone};
 
 /// A log shorter than this is not rewritten: its scan takes no time.
 const COMPACT_FROM: u64 = 8 * 1024 * 1024;
+
+/// Records of the log that are put into the tables at once during the start: some 50 MB.
+const BATCH: usize = 1024 * 1024;
 
 /// A record that was good cannot be read. The log line says which and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -429,6 +433,9 @@ fn take_out(places: &mut Places, file: &File, id: RuleId) {
 }
 
 /// Reads every record into index and places. Returns where the last good one ends, and how many there are.
+///
+/// This thread reads and checks while another fills the tables, which is mostly waiting for memory. So records are put
+/// into the index shard by shard, many at once: a shard fits into the processor's cache, all of them do not.
 fn replay(
     file: &File,
     length: u64,
@@ -436,34 +443,99 @@ fn replay(
     places: &mut Places,
     now: UnixSeconds,
 ) -> io::Result<(u64, u64)> {
+    // At the very beginning of time nothing would be over, not even what is gone.
+    let now = UnixSeconds(now.0.max(1));
+    let mut records = 0;
+    let end = std::thread::scope(|scope| {
+        let (sender, batches) = mpsc::sync_channel::<Batch>(1);
+        let tables = scope.spawn(|| {
+            for batch in batches {
+                for record in batch.shards.into_iter().flatten() {
+                    restore(record, file, index, places, now);
+                }
+            }
+            index.sweep_all(now, |kind, fingerprint| {
+                take_out(places, file, RuleId { fingerprint, kind });
+            });
+        });
+        let mut batch = Batch::default();
+        let end = scan(file, HEADER_BYTES..length, |offset, frame| {
+            records += 1;
+            batch.push(Seen {
+                id: frame.id(),
+                span: frame.span(),
+                offset,
+            });
+            if batch.records == BATCH {
+                // A thread that is gone panicked, and so will its join.
+                let _ = sender.send(std::mem::take(&mut batch));
+            }
+            Ok(())
+        });
+        let _ = sender.send(batch);
+        drop(sender);
+        match tables.join() {
+            Ok(()) => end,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    Ok((end, records))
+}
+
+/// One record during the start.
+#[derive(Clone, Copy)]
+struct Seen {
+    id: RuleId,
+    span: Option<Span>,
+    offset: u64,
+}
+
+/// Records by the shard of the index that they go to, in their order: of one rule the last one counts.
+struct Batch {
+    shards: Vec<Vec<Seen>>,
+    records: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            shards: std::iter::repeat_with(Vec::new).take(SHARDS).collect(),
+            records: 0,
+        }
+    }
+}
+
+impl Batch {
+    fn push(&mut self, seen: Seen) {
+        self.shards[shard_of(seen.id.fingerprint)].push(seen);
+        self.records += 1;
+    }
+}
+
+fn restore(
+    seen: Seen,
+    file: &File,
+    index: &mut IndexWriter,
+    places: &mut Places,
+    now: UnixSeconds,
+) {
     // Denies nothing, and is over: swept at the end, because taking rules out one by one is slow.
     let gone = Span {
         cutoff: Cutoff::at(UnixSeconds(0)),
         until: Until::at(UnixSeconds(0)),
     };
-    // At the very beginning of time not even that would be over.
-    let now = UnixSeconds(now.0.max(1));
-    let mut records = 0;
-    let end = scan(file, HEADER_BYTES..length, |offset, frame| {
-        records += 1;
-        let RuleId { kind, fingerprint } = frame.id();
-        let lives = frame.span().filter(|span| !span.until.is_over(now));
-        if lives.is_none() && index.index().rule(kind, fingerprint).is_none() {
-            return Ok(());
-        }
-        let known = index.restore(Rule {
-            kind,
-            fingerprint,
-            span: lives.unwrap_or(gone),
-        });
-        if known {
-            take_out(places, file, frame.id());
-        }
-        places.insert(Key::of(fingerprint), offset);
-        Ok(())
-    })?;
-    index.sweep_all(now, |kind, fingerprint| {
-        take_out(places, file, RuleId { fingerprint, kind });
+    let RuleId { kind, fingerprint } = seen.id;
+    let lives = seen.span.filter(|span| !span.until.is_over(now));
+    if lives.is_none() && index.index().rule(kind, fingerprint).is_none() {
+        return;
+    }
+    let known = index.restore(Rule {
+        kind,
+        fingerprint,
+        span: lives.unwrap_or(gone),
     });
-    Ok((end, records))
+    if known {
+        take_out(places, file, seen.id);
+    }
+    places.insert(Key::of(fingerprint), seen.offset);
 }
