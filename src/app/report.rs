@@ -49,7 +49,6 @@ impl Report {
 
     fn metrics(&self) -> String {
         let metrics = &self.shared.metrics;
-        let now = self.shared.clock.now();
         for issuer in self.issuers.iter() {
             let (name, status) = (issuer.name.as_str(), issuer.keys.status());
             metrics
@@ -62,17 +61,15 @@ impl Report {
                 .set(gauge(status.skipped));
             for (result, fetches) in [("ok", status.fetches_ok), ("failed", status.fetches_failed)]
             {
-                metrics
-                    .key_set_refreshes
-                    .with_label_values(&[name, result])
-                    .set(gauge(fetches));
+                let counter = metrics.key_set_refreshes.with_label_values(&[name, result]);
+                // The table counts; this follows.
+                counter.inc_by(fetches.saturating_sub(counter.get()));
             }
             if let Some(good_at) = status.good_at {
-                let age = now.since(good_at).as_secs();
                 metrics
-                    .key_set_age
+                    .key_set_last_good
                     .with_label_values(&[name])
-                    .set(gauge(age));
+                    .set(gauge(good_at.0));
             }
         }
         let tables = &self.shared.tables;

@@ -16,7 +16,7 @@ use crate::telemetry::logs;
     It also ends, with exit code 1, when revocations can no longer be written to the denylist's log.\n\n\
     Examples:\n  \
     jotgate run --config gateway.toml\n  \
-    JOTGATE__TELEMETRY__LEVEL=debug jotgate run --config gateway.toml   the environment overrides the file"
+    JOTGATE__TELEMETRY__LOG__LEVEL=debug jotgate run --config gateway.toml   the environment overrides the file"
 )]
 pub(super) struct RunArgs {
     #[command(flatten)]

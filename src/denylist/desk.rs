@@ -29,6 +29,17 @@ pub enum Wisher {
     Service,
 }
 
+impl Wisher {
+    /// The word in audit lines and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Logout => "logout",
+            Self::Service => "service",
+        }
+    }
+}
+
 /// One wish: whose, what, and whom to answer.
 #[derive(Debug)]
 pub struct Wish {

@@ -53,7 +53,7 @@ impl Peer {
 
 /// Headers that tell a service who asked, how, and for what. Frameworks believe them, so strangers must not write them.
 /// Only letters and digits, as in [`letters`].
-const TOLD_BY_PROXIES: [&str; 14] = [
+const TOLD_BY_PROXIES: [&str; 17] = [
     "forwarded",
     "xrealip",
     "xclientip",
@@ -68,6 +68,10 @@ const TOLD_BY_PROXIES: [&str; 14] = [
     "xmethodoverride",
     "xmiddlewaresubrequest",
     "xhost",
+    "cfconnectingip",
+    "fastlyclientip",
+    // No proxy's word either, but CGI hands it on as HTTP_PROXY (httpoxy, CVE-2016-5385).
+    "proxy",
 ];
 
 /// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix`, `-Uri` and whatever comes.
@@ -76,8 +80,8 @@ const FORWARDED_PREFIX: &str = "xforwarded";
 /// Whether `name` is one that only a proxy may write, in any spelling.
 #[must_use]
 pub fn is_told_by_proxies(name: &HeaderName) -> bool {
-    // Three letters begin all of them: most header lines end here.
-    if !matches!(letters(name).next(), Some(b'x' | b'f' | b't')) {
+    // Few letters begin all of them: most header lines end here.
+    if !matches!(letters(name).next(), Some(b'x' | b'f' | b't' | b'c' | b'p')) {
         return false;
     }
     let mut rest = letters(name);
@@ -197,6 +201,8 @@ mod tests {
             "x_http_method_override",
             "True-Client-IP",
             "X-Middleware-Subrequest",
+            "CF-Connecting-IP",
+            "Proxy",
         ] {
             assert!(known(name), "{name}");
         }

@@ -120,6 +120,18 @@ impl Failure {
         problem
     }
 
+    /// Whether it is the service's.
+    #[must_use]
+    pub const fn is_of_upstream(&self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamUnreachable
+                | Self::UpstreamFailed
+                | Self::UpstreamTimeout
+                | Self::RevokeInvalid
+        )
+    }
+
     /// Whether the connection must not be used again: the next bytes on it may be no request.
     #[must_use]
     pub const fn closes_connection(&self) -> bool {

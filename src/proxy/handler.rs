@@ -26,7 +26,7 @@ use super::revoke::{self, REVOKE_TIMEOUT};
 use super::streams::{Admission, Ended};
 use super::upgrade;
 use crate::authorize::{Bearer, Decision, Denied, Pass, Presented, decide};
-use crate::denylist::Wisher;
+use crate::denylist::{WishRefused, Wisher};
 use crate::http::cors::{Cors, is_preflight};
 use crate::http::headers::drop_hop_by_hop;
 use crate::http::respond::{Problem, is_grpc};
@@ -190,6 +190,13 @@ impl Exchange<'_> {
         self.bearer = pass.bearer.as_ref().map(|(bearer, _)| Arc::clone(bearer));
         let sent = self.send(route, parts, head, &pass).await;
         if let Err(Refusal::Failure(failure)) = &sent {
+            self.count_failure(route, failure);
+        }
+        sent.map(Outcome::Service)
+    }
+
+    fn count_failure(&self, route: &Route, failure: &Failure) {
+        if failure.is_of_upstream() {
             let upstream = &self.edition.plan.upstreams[route.upstream];
             self.worker
                 .shared
@@ -198,7 +205,6 @@ impl Exchange<'_> {
                 .with_label_values(&[upstream.name.as_str(), failure.code()])
                 .inc();
         }
-        sent.map(Outcome::Service)
     }
 
     /// Steps 6 to 12. An unknown key is waited for once.
@@ -388,42 +394,64 @@ impl Exchange<'_> {
             .bearer
             .as_ref()
             .and_then(|bearer| denylist.is_denied_since(&bearer.revocation, &bearer.clean_at));
-        denied.map_or(Ok(()), |kind| Err(Refusal::Denied(Denied::Revoked(kind))))
+        denied.map_or(Ok(()), |kind| Err(Refusal::Ended(Ended::Revoked(kind))))
     }
 
     /// Carries out the revocation that an answer asks for, before the client sees the answer.
     async fn obey(&self, answered: &Answered) -> Result<(), Failure> {
         let route = self.route.expect("a service has answered");
         let response = &answered.sent.response;
-        let wish = revoke::wish(route, response.status(), response.headers()).map_err(|_| {
-            tracing::error!(route = %route.name, "a service answered with a Jotgate-Revoke that says neither session nor user");
-            Failure::RevokeInvalid
-        })?;
-        let Some((scope, wisher)) = wish else {
+        let Some((scope, wisher)) = revoke::wish(route, response.status(), response.headers())
+            .map_err(|_| self.refuse_word(route))?
+        else {
             return Ok(());
         };
         let Some(bearer) = &self.bearer else {
-            // A logout by somebody who was not logged in has nothing to end.
-            if wisher == Wisher::Logout {
-                return Ok(());
-            }
-            tracing::error!(route = %route.name, "a service answered a request without a token with Jotgate-Revoke");
-            return Err(Failure::RevokeInvalid);
+            return match wisher {
+                // A logout by somebody who was not logged in has nothing to end.
+                Wisher::Logout => Ok(()),
+                Wisher::Service => Err(self.refuse_word(route)),
+            };
         };
-        let asked = self.worker.shared.desk.ask(
+        let desk = &self.worker.shared.desk;
+        let asked = desk.ask(
             scope,
             wisher,
             route.name.to_shared(),
             revoke::subject(bearer),
         );
-        match self.worker.deadlines.within(REVOKE_TIMEOUT, asked).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(refused)) => {
+        let answer = self.worker.deadlines.within(REVOKE_TIMEOUT, asked).await;
+        let outcome = match answer.unwrap_or(Err(WishRefused::Away)) {
+            Ok(()) => Ok(()),
+            Err(WishRefused::Nothing) => return Err(self.refuse_word(route)),
+            Err(refused @ (WishRefused::Failed | WishRefused::Away)) => {
                 tracing::error!(route = %route.name, %refused, "a revocation that an answer asked for was not made");
                 Err(Failure::RevokeFailed)
             }
-            Err(_) => Err(Failure::RevokeFailed),
-        }
+        };
+        let result = if outcome.is_ok() { "ok" } else { "failed" };
+        self.count_wish(wisher, result);
+        outcome
+    }
+
+    /// The service's word cannot be carried out: it must know, and so must the operator.
+    fn refuse_word(&self, route: &Route) -> Failure {
+        tracing::error!(
+            route = %route.name,
+            "a service answered with a Jotgate-Revoke that cannot be carried out: an unknown word, or no token that says whom it is about"
+        );
+        self.count_wish(Wisher::Service, "invalid");
+        self.count_failure(route, &Failure::RevokeInvalid);
+        Failure::RevokeInvalid
+    }
+
+    fn count_wish(&self, wisher: Wisher, result: &str) {
+        self.worker
+            .shared
+            .metrics
+            .answer_revocations
+            .with_label_values(&[wisher.as_str(), result])
+            .inc();
     }
 
     /// Step 14.

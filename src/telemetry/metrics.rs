@@ -33,6 +33,8 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     /// Requests that a service did not answer, by upstream and reason.
     pub upstream_failures: IntCounterVec,
+    /// Revocations that an answer asked for, by way and result.
+    pub answer_revocations: IntCounterVec,
     /// Streams that were cut short, by reason.
     pub streams_ended: IntCounterVec,
     /// From the end of the request's head to the decision.
@@ -51,10 +53,10 @@ pub struct Metrics {
     pub connection_errors: IntCounterVec,
     /// Usable keys, by issuer.
     pub key_set_keys: IntGaugeVec,
-    /// Seconds since the last good fetch, by issuer.
-    pub key_set_age: IntGaugeVec,
-    /// Fetches of key sets, by issuer and result; set from the issuer's own count.
-    pub key_set_refreshes: IntGaugeVec,
+    /// When the keys were last seen good, by issuer.
+    pub key_set_last_good: IntGaugeVec,
+    /// Fetches of key sets, by issuer and result.
+    pub key_set_refreshes: IntCounterVec,
     /// Entries of the last key set that could not be used, by issuer.
     pub key_set_skipped: IntGaugeVec,
     /// Rules of the denylist, by kind.
@@ -105,6 +107,12 @@ impl Metrics {
                 "jotgate_upstream_failures_total",
                 "Requests that a service did not answer.",
                 &["upstream", "code"],
+            ),
+            answer_revocations: counters(
+                &registry,
+                "jotgate_answer_revocations_total",
+                "Revocations that a service's answer asked for.",
+                &["way", "result"],
             ),
             streams_ended: counters(
                 &registry,
@@ -164,13 +172,13 @@ impl Metrics {
                 "Usable keys.",
                 &["issuer"],
             ),
-            key_set_age: gauges(
+            key_set_last_good: gauges(
                 &registry,
-                "jotgate_key_set_age_seconds",
-                "Since the last good fetch.",
+                "jotgate_key_set_last_good_timestamp_seconds",
+                "When the keys were last seen good, in seconds since 1970.",
                 &["issuer"],
             ),
-            key_set_refreshes: gauges(
+            key_set_refreshes: counters(
                 &registry,
                 "jotgate_key_set_refreshes_total",
                 "Fetches of the key set.",
