@@ -233,7 +233,7 @@ impl Acceptor {
 pub struct ListenerMetrics {
     /// Open connections.
     pub connections: IntGauge,
-    /// Connections that did not end well, by [`ConnectionFault::code`].
+    /// Connections that did not end well, by `ConnectionFault::code`.
     pub faults: prometheus::IntCounterVec,
 }
 

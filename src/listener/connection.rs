@@ -52,6 +52,8 @@ const HEAD: u8 = 1;
 const BUSY: u8 = 2;
 /// All requests are answered, but the body of one still comes.
 const BODY: u8 = 3;
+/// The connection speaks another protocol from here on.
+const TUNNEL: u8 = 4;
 
 impl Phase {
     /// A connection that is idle.
@@ -85,6 +87,11 @@ impl Phase {
     /// Whether a head has begun and not ended.
     pub(super) fn is_head(&self) -> bool {
         self.now.load(Ordering::Relaxed) == HEAD
+    }
+
+    /// Whether the bytes are no HTTP any more.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.now.load(Ordering::Relaxed) == TUNNEL
     }
 
     /// Nothing runs: `phase` is [`IDLE`] or [`BODY`].
@@ -152,6 +159,11 @@ impl Drop for Coming {
 }
 
 impl Busy {
+    /// The client is about to be told 101: what it sends after that is no HTTP.
+    pub fn becomes_tunnel(&self) {
+        self.0.phase.now.store(TUNNEL, Ordering::Relaxed);
+    }
+
     /// The connection that the request came on.
     #[must_use]
     pub fn connection(&self) -> &Connection {

@@ -4,10 +4,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Phase;
+use super::framing::Framing;
 
 /// The client preface of HTTP/2 (RFC 9113 section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,44 +50,59 @@ impl First {
 #[derive(Debug)]
 pub(super) struct ClientIo<S> {
     first: First,
-    stream: TokioIo<S>,
+    stream: S,
     phase: Phase,
+    /// None on HTTP/2, which frames by lengths.
+    framing: Option<Framing>,
 }
 
 impl<S> ClientIo<S> {
-    pub(super) fn new(first: First, stream: S, phase: Phase) -> Self {
+    pub(super) const fn new(
+        first: First,
+        stream: S,
+        phase: Phase,
+        framing: Option<Framing>,
+    ) -> Self {
         Self {
             first,
-            stream: TokioIo::new(stream),
+            stream,
             phase,
+            framing,
         }
     }
 
     pub(super) fn into_stream(self) -> S {
-        self.stream.into_inner()
+        self.stream
     }
 }
 
-impl<S: tokio::io::AsyncRead + Unpin> Read for ClientIo<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let left = self.first.left();
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let left = this.first.left();
         if left.is_empty() {
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
         } else {
             let n = left.len().min(buffer.remaining());
             buffer.put_slice(&left[..n]);
-            self.first.taken += n;
+            this.first.taken += n;
         }
-        self.phase.bytes_came();
+        if let Some(framing) = &mut this.framing
+            && !this.phase.is_tunnel()
+        {
+            framing.pass(&mut buffer.filled_mut()[before..]);
+        }
+        this.phase.bytes_came();
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: tokio::io::AsyncWrite + Unpin> Write for ClientIo<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connection;
+mod framing;
 mod io;
 mod options;
 mod serve;

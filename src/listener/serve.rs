@@ -14,13 +14,14 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Place;
 use super::connection::{Connection, Phase};
+use super::framing::Framing;
 use super::io::{ClientIo, First};
 use super::options::Options;
 use crate::base::deadline::{Deadline, Deadlines};
@@ -102,7 +103,8 @@ where
     let phase = Phase::new(deadline.handle(), header_timeout, options.idle_timeout);
     let connection = Rc::new(Connection::new(peer, &options, phase.clone(), place));
     let service = FrontService { front, connection };
-    let io = ClientIo::new(first, stream, phase.clone());
+    let framing = (!is_http2).then(|| Framing::new(options.max_header_size));
+    let io = TokioIo::new(ClientIo::new(first, stream, phase.clone(), framing));
     if is_http2 {
         serve_http2(io, service, &options, &deadline, drain).await
     } else {
@@ -144,7 +146,7 @@ async fn tell_protocol<S: AsyncRead + Unpin>(
 }
 
 async fn serve_http1<S, F>(
-    io: ClientIo<S>,
+    io: TokioIo<ClientIo<S>>,
     service: FrontService<F>,
     options: &Options,
     deadline: &Deadline,
@@ -187,7 +189,7 @@ where
         && phase.is_head()
         && let Some(parts) = connection.into_parts()
     {
-        let mut stream = parts.io.into_stream();
+        let mut stream = parts.io.into_inner().into_stream();
         let answer =
             b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         // Best effort, and never waited for: whoever trickles bytes in may not read either.
@@ -200,7 +202,7 @@ where
 }
 
 async fn serve_http2<S, F>(
-    io: ClientIo<S>,
+    io: TokioIo<ClientIo<S>>,
     service: FrontService<F>,
     options: &Options,
     deadline: &Deadline,

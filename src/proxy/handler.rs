@@ -483,6 +483,7 @@ impl Exchange<'_> {
             cors.write(&origin_only(origin), response.headers_mut());
         }
         if let (true, Some(client)) = (switching, client) {
+            self.record.busy.becomes_tunnel();
             upgrade::join(
                 client,
                 &mut response,
