@@ -5,8 +5,7 @@
 
 FROM rust:1-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
-COPY src ./src
+COPY . .
 RUN cargo build --release --locked --bin jotgate
 
 # glibc, certificate authorities, a user without rights.
