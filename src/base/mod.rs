@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod clock;
 pub mod deadline;
 
+pub mod json;
 pub mod limits;
 pub mod names;
 pub mod secret;

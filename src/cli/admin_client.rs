@@ -7,15 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::print::harmless;
 use crate::base::secret::{ExposeSecret, Secret, secret};
+use crate::http::client::{Client, ClientError, PlainHttp, is_loopback};
 
 /// The environment variable that holds the bearer token of the admin API.
 const TOKEN_VARIABLE: &str = "JOTGATE_ADMIN_TOKEN";
@@ -75,14 +73,14 @@ pub(super) enum AdminError {
     )]
     Unreachable {
         url: Box<Uri>,
-        source: Box<hyper_util::client::legacy::Error>,
+        source: Box<ClientError>,
     },
     #[error("the admin API at {0} did not answer within {secs} s", secs = DEADLINE.as_secs())]
     Late(Box<Uri>),
     #[error("cannot read the answer of {url}: {source}")]
     Broken {
         url: Box<Uri>,
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<ClientError>,
     },
     #[error("{url} answered {status} with something that is no JSON; is that the admin API?")]
     NotJson { url: Box<Uri>, status: StatusCode },
@@ -137,14 +135,14 @@ pub(super) struct Answer {
 pub(super) struct AdminClient {
     url: Uri,
     token: Option<Secret>,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client,
 }
 
 impl AdminClient {
     /// With the token of the file, else of the environment.
     pub(super) fn new(args: &AdminArgs) -> Result<Self, AdminError> {
         let mut client = Self::anonymous(&args.url)?;
-        if !is_this_machine(&client.url) {
+        if !is_loopback(client.url.host().unwrap_or_default()) {
             return Err(AdminError::Exposed(Box::new(client.url)));
         }
         let token = match &args.admin_token_file {
@@ -173,20 +171,9 @@ impl AdminClient {
         Ok(Self {
             url,
             token: None,
-            client: Client::builder(TokioExecutor::new()).build_http(),
+            // Where a token goes is decided above.
+            client: Client::plain(PlainHttp::Everywhere),
         })
-    }
-
-    /// Sends one request; any status is an answer.
-    pub(super) async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Answer, AdminError> {
-        tokio::time::timeout(DEADLINE, self.exchange(method, path, body))
-            .await
-            .map_err(|_| AdminError::Late(self.boxed_url()))?
     }
 
     /// Sends one request; what is no success is an error, and so is what is no JSON.
@@ -220,56 +207,61 @@ impl AdminClient {
         Box::new(self.url.clone())
     }
 
-    async fn exchange(
+    /// Sends one request; any status is an answer.
+    pub(super) async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<Answer, AdminError> {
-        let broken = |source| AdminError::Broken {
-            url: self.boxed_url(),
-            source,
-        };
         let mut uri = self.url.clone().into_parts();
         uri.path_and_query = Some(
             path.parse()
                 .map_err(|_| AdminError::Url(self.boxed_url()))?,
         );
         let uri = Uri::from_parts(uri).map_err(|_| AdminError::Url(self.boxed_url()))?;
-        let mut request = Request::new(Full::default());
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        if let Some(body) = body {
-            *request.body_mut() = Full::from(body.to_string());
-            request
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut headers = HeaderMap::new();
+        if body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         if let Some(token) = &self.token {
             let value = [b"Bearer ", token.expose_secret().as_slice()].concat();
             let mut value = HeaderValue::from_bytes(&value).map_err(|_| AdminError::TokenForm)?;
             value.set_sensitive(true);
-            request.headers_mut().insert(AUTHORIZATION, value);
+            headers.insert(AUTHORIZATION, value);
         }
-        let response = self.client.request(request).await;
-        let response = response.map_err(|source| AdminError::Unreachable {
-            url: self.boxed_url(),
-            source: Box::new(source),
-        })?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-        let body = body.collect().await.map_err(broken)?.to_bytes();
-        Ok(Answer { status, body })
+        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let deadline = Instant::now() + DEADLINE;
+        let response = self
+            .client
+            .request(method, &uri, headers, body, ANSWER_BYTES_MAX, deadline)
+            .await
+            .map_err(|error| self.fault(error))?;
+        Ok(Answer {
+            status: response.status(),
+            body: response.into_body(),
+        })
     }
-}
 
-fn is_this_machine(url: &Uri) -> bool {
-    let host = url.host().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || address
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    fn fault(&self, error: ClientError) -> AdminError {
+        let url = self.boxed_url();
+        match error {
+            ClientError::Deadline => AdminError::Late(url),
+            ClientError::Url => AdminError::Url(url),
+            ClientError::Body(_) | ClientError::TooLarge { .. } => AdminError::Broken {
+                url,
+                source: Box::new(error),
+            },
+            ClientError::Connection(_)
+            | ClientError::NoRoots(_)
+            | ClientError::PlainHttp
+            | ClientError::Redirect(_)
+            | ClientError::Status(_) => AdminError::Unreachable {
+                url,
+                source: Box::new(error),
+            },
+        }
+    }
 }
 
 fn read_token(path: &std::path::Path) -> Result<Vec<u8>, AdminError> {

@@ -124,14 +124,10 @@ impl Client {
         Self::over(store, place, plain_http)
     }
 
-    /// A client for `http://` to this machine alone. It trusts no certificate and reads no file.
+    /// A client for `http://` alone. It trusts no certificate and reads no file.
     #[must_use]
-    pub fn loopback() -> Self {
-        Self::over(
-            RootCertStore::empty(),
-            "a client for this machine",
-            PlainHttp::Loopback,
-        )
+    pub fn plain(plain_http: PlainHttp) -> Self {
+        Self::over(RootCertStore::empty(), "a client for http://", plain_http)
     }
 
     fn over(roots: RootCertStore, place: &'static str, plain_http: PlainHttp) -> Self {
@@ -251,7 +247,8 @@ fn is_ok(status: StatusCode) -> Result<(), ClientError> {
 }
 
 /// Whether a URL's host is this machine, as written: names other than `localhost` are not resolved.
-fn is_loopback(host: &str) -> bool {
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
     let bare = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'))
@@ -323,7 +320,10 @@ mod tests {
     #[tokio::test]
     async fn a_good_answer_is_read_whole() {
         let (uri, mut hears) = server(ok("{}"), false).await;
-        let answer = Client::loopback().get_json(&uri, 2, soon()).await.unwrap();
+        let answer = Client::plain(PlainHttp::Loopback)
+            .get_json(&uri, 2, soon())
+            .await
+            .unwrap();
         assert_eq!(answer.body(), "{}");
         let request = hears.recv().await.unwrap();
         assert!(request.starts_with("GET /keys HTTP/1.1\r\n"), "{request}");
@@ -338,7 +338,9 @@ mod tests {
         let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\n{ }\r\n0\r\n\r\n";
         for answer in [ok("{ }"), chunked.into()] {
             let (uri, _hears) = server(answer, false).await;
-            let error = Client::loopback().get_json(&uri, 2, soon()).await;
+            let error = Client::plain(PlainHttp::Loopback)
+                .get_json(&uri, 2, soon())
+                .await;
             assert!(matches!(error, Err(ClientError::TooLarge { limit: 2 })));
         }
     }
@@ -351,7 +353,9 @@ mod tests {
                 "HTTP/1.1 {status} Moved\r\nlocation: {target}\r\ncontent-length: 0\r\n\r\n"
             );
             let (uri, _hears) = server(answer, true).await;
-            let error = Client::loopback().get_json(&uri, 9, soon()).await;
+            let error = Client::plain(PlainHttp::Loopback)
+                .get_json(&uri, 9, soon())
+                .await;
             assert!(matches!(error, Err(ClientError::Redirect(s)) if s == status));
             assert!(hears.try_recv().is_err(), "nobody went there");
         }
@@ -361,7 +365,7 @@ mod tests {
     async fn only_200_counts_for_json_and_every_status_for_a_request() {
         let answer = "HTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\nno";
         let (uri, mut hears) = server(answer.into(), false).await;
-        let client = Client::loopback();
+        let client = Client::plain(PlainHttp::Loopback);
         let error = client.get_json(&uri, 9, soon()).await;
         assert!(matches!(error, Err(ClientError::Status(s)) if s == 404));
         hears.recv().await.unwrap();
@@ -384,7 +388,7 @@ mod tests {
         let cut = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{";
         for answer in ["", "HTTP/1.1 200 OK\r\n", cut] {
             let (uri, _hears) = server(answer.into(), true).await;
-            let client = Client::loopback();
+            let client = Client::plain(PlainHttp::Loopback);
             let deadline = Instant::now() + Duration::from_millis(100);
             let error = client.get_json(&uri, 9, deadline).await;
             assert!(matches!(error, Err(ClientError::Deadline)));
@@ -395,7 +399,9 @@ mod tests {
     async fn an_answer_that_breaks_off_is_no_answer() {
         let cut = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{";
         let (uri, _hears) = server(cut.into(), false).await;
-        let error = Client::loopback().get_json(&uri, 9, soon()).await;
+        let error = Client::plain(PlainHttp::Loopback)
+            .get_json(&uri, 9, soon())
+            .await;
         assert!(matches!(error, Err(ClientError::Body(_))));
     }
 
@@ -405,7 +411,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             format!("http://{}/", listener.local_addr().unwrap())
         };
-        let error = Client::loopback()
+        let error = Client::plain(PlainHttp::Loopback)
             .get_json(&uri.parse().unwrap(), 9, soon())
             .await
             .unwrap_err();
@@ -414,7 +420,7 @@ mod tests {
 
     #[test]
     fn plain_http_goes_to_this_machine_alone() {
-        let check = |uri: &str| Client::loopback().check(&uri.parse().unwrap());
+        let check = |uri: &str| Client::plain(PlainHttp::Loopback).check(&uri.parse().unwrap());
         for uri in [
             "http://127.0.0.1/",
             "http://127.8.9.1:80/",

@@ -4,7 +4,6 @@
 mod cache;
 mod claims;
 mod extract;
-mod json;
 mod parse;
 mod reject;
 mod rules;
@@ -13,7 +12,6 @@ mod verify;
 pub use cache::TokenCache;
 pub use claims::{ClaimFault, ClaimPath, ClaimPathError, Claims};
 pub use extract::{Found, Places, Spot, cookies_without, find, query_without};
-pub use json::{JsonFault, parse_object};
 pub use parse::{Parsed, parse};
 pub use reject::Reject;
 pub use rules::{ClaimNames, Rules, Types};

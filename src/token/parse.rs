@@ -5,8 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-use super::json::parse_object;
 use super::reject::Reject;
+use crate::base::json::parse_object;
 use crate::base::limits::{KID_BYTES_MAX, TOKEN_BYTES_MAX};
 use crate::jwks::Algorithm;
 

@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 use super::Admin;
 use super::answer::{Answer, json_answer, text_answer};
 use super::auth::Caller;
-use super::json::Strict;
 use super::problem::Problem;
+use crate::base::json;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::config::settings::Role;
 use crate::control::denylist::{Order, Origin, Outcome, Query, Record, RuleId, Way};
@@ -424,8 +424,7 @@ async fn read_body(headers: &HeaderMap, body: Incoming) -> Result<Bytes, Problem
 }
 
 fn parse(body: &[u8]) -> Result<Value, Problem> {
-    let body = serde_json::from_slice::<Strict>(body);
-    body.map(|Strict(value)| value).map_err(|error| {
+    json::parse(body).map_err(|error| {
         Problem::new(
             StatusCode::BAD_REQUEST,
             "malformed_json",

@@ -4,7 +4,6 @@
 mod answer;
 mod api;
 mod auth;
-mod json;
 mod problem;
 mod server;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! JSON with one reading only. Parsers differ on duplicate members: some take the first, some the last (RFC 8259
-//! section 4), so a token that has them could mean two things. RFC 7515 section 4 and RFC 7519 section 4 let us refuse.
+//! section 4), so a token that has them could mean two things, and a revocation would lose one of its names in silence.
+//! RFC 7515 section 4 and RFC 7519 section 4 let us refuse.
 
 use std::fmt;
 
@@ -15,18 +16,19 @@ pub struct JsonFault;
 
 /// Parses one object, at every level without duplicate members.
 pub fn parse_object(text: &[u8]) -> Result<Value, JsonFault> {
+    parse(text).ok().filter(Value::is_object).ok_or(JsonFault)
+}
+
+/// Parses any JSON, at every level without duplicate members, not nested deeper than [`JSON_DEPTH_MAX`]. The error tells
+/// line and column.
+pub fn parse(text: &[u8]) -> serde_json::Result<Value> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = Strict {
+    let strict = Strict {
         depth: JSON_DEPTH_MAX,
-    }
-    .deserialize(&mut deserializer)
-    .map_err(|_| JsonFault)?;
-    deserializer.end().map_err(|_| JsonFault)?;
-    if value.is_object() {
-        Ok(value)
-    } else {
-        Err(JsonFault)
-    }
+    };
+    let value = strict.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 #[derive(Clone, Copy)]
