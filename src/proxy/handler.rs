@@ -26,7 +26,7 @@ use super::revoke::{self, REVOKE_TIMEOUT};
 use super::streams::{Admission, Ended};
 use super::upgrade;
 use crate::authorize::{Bearer, Decision, Denied, Pass, Presented, decide};
-use crate::denylist::Wisher;
+use crate::denylist::{WishRefused, Wisher};
 use crate::http::cors::{Cors, is_preflight};
 use crate::http::headers::drop_hop_by_hop;
 use crate::http::respond::{Problem, is_grpc};
@@ -396,7 +396,7 @@ impl Exchange<'_> {
         let route = self.route.expect("a service has answered");
         let response = &answered.sent.response;
         let wish = revoke::wish(route, response.status(), response.headers()).map_err(|_| {
-            tracing::error!(route = %route.name, "a service answered with a Jotgate-Revoke that says neither session nor user");
+            tracing::error!(route = %route.name, "a service answered with a Jotgate-Revoke that says neither session, user nor others");
             Failure::RevokeInvalid
         })?;
         let Some((scope, wisher)) = wish else {
@@ -420,7 +420,10 @@ impl Exchange<'_> {
             Ok(Ok(())) => Ok(()),
             Ok(Err(refused)) => {
                 tracing::error!(route = %route.name, %refused, "a revocation that an answer asked for was not made");
-                Err(Failure::RevokeFailed)
+                Err(match refused {
+                    WishRefused::Nothing => Failure::RevokeInvalid,
+                    WishRefused::Failed | WishRefused::Away => Failure::RevokeFailed,
+                })
             }
             Err(_) => Err(Failure::RevokeFailed),
         }
