@@ -49,6 +49,7 @@ impl Denied {
                 Kind::Client => "revoked_client",
                 Kind::Key => "revoked_key",
                 Kind::Issuer => "revoked_issuer",
+                Kind::Pin => "revoked_pin",
             },
             Self::ScopeLacking => "insufficient_scope",
             Self::ClaimLacking => "insufficient_claims",

@@ -22,6 +22,7 @@ use crate::base::limits::TOKEN_BYTES_MAX;
     jotgate revoke --token \"$TOKEN\" --reason 'sent by mail'\n  \
     jotgate revoke --session 8d1c --issuer https://id.example.com\n  \
     jotgate revoke --user alice --issuer https://id.example.com --issued-before 2026-11-23T17:10:00Z\n  \
+    jotgate revoke --user alice --issuer https://id.example.com --except-session 8d1c\n  \
     jotgate revoke --client old-app --issuer https://id.example.com --standing\n  \
     jotgate revoke --list\n  \
     jotgate revoke --lift 42"
@@ -40,6 +41,16 @@ pub(super) struct RevokeArgs {
     /// A user: every token with this sub, issued until now
     #[arg(long, group = "what", value_name = "SUB")]
     user: Option<String>,
+    /// Let one session of the user go on and deny every other, until the rule is lifted
+    #[arg(
+        long,
+        value_name = "SID",
+        requires = "user",
+        conflicts_with_all = [
+            "token", "session", "jti", "client", "key", "all", "list", "lift", "issued_before", "standing"
+        ]
+    )]
+    except_session: Option<String>,
     /// A token by its jti
     #[arg(long, group = "what")]
     jti: Option<String>,
@@ -178,6 +189,7 @@ fn rule(
         ("iss", &args.issuer),
         ("sid", &args.session),
         ("sub", &args.user),
+        ("except_sid", &args.except_session),
         ("jti", &args.jti),
         ("client_id", &args.client),
         ("kid", &args.key),
@@ -304,6 +316,10 @@ mod tests {
             &json!({"iss": "i", "sub": "u", "issued_before": 77, "reason": "r"}),
         );
         check(
+            &["--user", "u", "--issuer", "i", "--except-session", "s"],
+            &json!({"iss": "i", "sub": "u", "except_sid": "s"}),
+        );
+        check(
             &["--client", "c", "--issuer", "i", "--standing"],
             &json!({"iss": "i", "client_id": "c", "standing": true}),
         );
@@ -333,6 +349,26 @@ mod tests {
             &["--session", "s", "--issuer", "i", "--standing"],
             &["--session", "s", "--issuer", "i", "--issued-before", "1"],
             &["--user", "u", "--issuer", "i", "--issued-before", "soon"],
+            &["--client", "c", "--issuer", "i", "--except-session", "s"],
+            &[
+                "--user",
+                "u",
+                "--issuer",
+                "i",
+                "--except-session",
+                "s",
+                "--standing",
+            ],
+            &[
+                "--user",
+                "u",
+                "--issuer",
+                "i",
+                "--except-session",
+                "s",
+                "--issued-before",
+                "1",
+            ],
             &["--list", "--dry-run"],
         ] {
             let error = parse(wrong).expect_err("refused");

@@ -18,6 +18,8 @@ pub enum Scope {
     Session,
     /// Everything of the user up to now.
     User,
+    /// Every other session of the user, until it is lifted.
+    Others,
 }
 
 /// Where a wish came from.
@@ -83,7 +85,7 @@ impl WishSubject {
 /// Nothing was revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WishRefused {
-    /// The token names no user, so no user can be revoked.
+    /// The token lacks the user or the session that the wish is about.
     #[error("the token does not say what shall be revoked")]
     Nothing,
     /// The denylist is full, or its log failed.

@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
-use super::rule::{Cutoff, Fingerprint, Kind, Rule, Span, TokenKeys, Until};
+use super::pins::Pins;
+use super::rule::{Cutoff, Fingerprint, KEYS, Kind, Rule, Span, TokenKeys, Until};
 use crate::base::clock::UnixSeconds;
 
 /// Parts of each kind's table. Growth copies one part, so 64 keeps the pause and the doubled memory below 2 % of the whole.
@@ -42,7 +43,9 @@ const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// What requests read. Made by [`index`] together with its one writer.
 pub struct Index {
-    tables: [Table; Kind::ALL.len()],
+    /// One for each kind but [`Kind::Pin`].
+    tables: [Table; KEYS],
+    pins: Pins,
     epoch: AtomicU64,
 }
 
@@ -66,6 +69,7 @@ pub struct Full {
 pub fn index(entries_max: usize) -> (Arc<Index>, IndexWriter) {
     let index = Arc::new(Index {
         tables: array::from_fn(|_| Table::new()),
+        pins: Pins::new(),
         epoch: AtomicU64::new(Index::NEVER + 1),
     });
     let writer = IndexWriter {
@@ -84,10 +88,14 @@ impl Index {
     pub fn check(&self, token: &TokenKeys) -> Option<Kind> {
         token
             .iter()
-            .find(|&(kind, key)| {
-                self.tables[kind.place()]
+            .find(|&(kind, key)| match kind {
+                Kind::Pin => self
+                    .pins
                     .find(key)
-                    .is_some_and(|span| token.is_cut_off(span.cutoff))
+                    .is_some_and(|pin| token.is_other_session(pin)),
+                _ => self.tables[kind.place()]
+                    .find(key)
+                    .is_some_and(|span| token.is_cut_off(span.cutoff)),
             })
             .map(|(kind, _)| kind)
     }
@@ -128,18 +136,25 @@ impl Index {
     /// The rule with that key.
     #[must_use]
     pub fn rule(&self, kind: Kind, fingerprint: Fingerprint) -> Option<Rule> {
+        if kind == Kind::Pin {
+            return Some(Rule::pin(fingerprint, self.pins.find(fingerprint)?));
+        }
         let span = self.tables[kind.place()].find(fingerprint)?;
         Some(Rule {
             kind,
             fingerprint,
             span,
+            pin: None,
         })
     }
 
     /// How many rules of a kind there are, those that are over but not yet swept included.
     #[must_use]
     pub fn entries(&self, kind: Kind) -> usize {
-        self.tables[kind.place()].entries.load(Ordering::Acquire)
+        match kind {
+            Kind::Pin => self.pins.entries(),
+            _ => self.tables[kind.place()].entries.load(Ordering::Acquire),
+        }
     }
 
     /// Memory of the tables, in bytes.
@@ -149,7 +164,8 @@ impl Index {
             .iter()
             .flat_map(|table| &table.shards)
             .map(|shard| shard.load().bytes())
-            .sum()
+            .sum::<usize>()
+            + self.pins.bytes()
     }
 }
 
@@ -174,7 +190,10 @@ impl IndexWriter {
     pub fn apply(&mut self, rules: &[Rule]) -> Result<(), Full> {
         self.room_for(rules)?;
         for rule in rules {
-            self.index.tables[rule.kind.place()].put(rule.fingerprint, rule.span);
+            match rule.pin {
+                None => self.index.tables[rule.kind.place()].put(rule.fingerprint, rule.span),
+                Some(pin) => self.index.pins.put(rule.fingerprint, pin),
+            }
         }
         self.index.raise_epoch();
         Ok(())
@@ -221,16 +240,25 @@ impl IndexWriter {
     /// Takes a rule away, or puts a narrower one in its place. Says whether there was one. The epoch stays: what was
     /// clean is clean.
     pub fn lift(&mut self, kind: Kind, fingerprint: Fingerprint, rest: Option<Span>) -> bool {
-        self.index.tables[kind.place()].lift(fingerprint, rest)
+        match kind {
+            Kind::Pin => self.index.pins.lift(fingerprint),
+            _ => self.index.tables[kind.place()].lift(fingerprint, rest),
+        }
     }
 
     /// Puts back a rule as it was before a restart, in place of what is there, while no request is served yet: no epoch,
     /// and no bound, because what was acknowledged once is never refused. Says whether there was one.
     pub fn restore(&mut self, rule: Rule) -> bool {
-        self.index.tables[rule.kind.place()].put_with(rule.fingerprint, rule.span, |_| rule.span)
+        match rule.pin {
+            None => {
+                let table = &self.index.tables[rule.kind.place()];
+                table.put_with(rule.fingerprint, rule.span, |_| rule.span)
+            }
+            Some(pin) => self.index.pins.restore(rule.fingerprint, pin),
+        }
     }
 
-    /// Forgets rules of one shard that are over, where it pays: a whole round over all [`SHARDS`] leaves at most one
+    /// Forgets rules of one shard that are over (pins never are), where it pays: a whole round over all [`SHARDS`] leaves at most one
     /// in eight behind, and none of a shard where all are over. Says each rule that is gone.
     pub fn sweep(
         &mut self,
@@ -238,18 +266,16 @@ impl IndexWriter {
         now: UnixSeconds,
         mut gone: impl FnMut(Kind, Fingerprint),
     ) {
-        for kind in Kind::ALL {
-            self.index.tables[kind.place()].sweep(shard, now, SWEEP, |key| gone(kind, key));
+        for (kind, table) in Kind::ALL.into_iter().zip(&self.index.tables) {
+            table.sweep(shard, now, SWEEP, |key| gone(kind, key));
         }
     }
 
     /// Forgets every rule that is over: what to try before saying that there is no room.
     pub fn sweep_all(&mut self, now: UnixSeconds, mut gone: impl FnMut(Kind, Fingerprint)) {
-        for kind in Kind::ALL {
+        for (kind, table) in Kind::ALL.into_iter().zip(&self.index.tables) {
             for shard in 0..SHARDS {
-                self.index.tables[kind.place()].sweep(shard, now, usize::MAX, |key| {
-                    gone(kind, key);
-                });
+                table.sweep(shard, now, usize::MAX, |key| gone(kind, key));
             }
         }
     }
@@ -519,6 +545,7 @@ mod tests {
     use serde_json::Value;
 
     use super::super::rule::tests::FINGERPRINTER;
+    use super::super::rule::{Pin, SetAt};
     use super::*;
     use crate::token::Claims;
 
@@ -544,7 +571,7 @@ mod tests {
     fn rule(kind: Kind, number: u64, cutoff: u32, until: u32) -> Rule {
         let value = match kind {
             Kind::Issuer => String::new(),
-            Kind::Token | Kind::Session | Kind::User | Kind::Client | Kind::Key => {
+            Kind::Token | Kind::Session | Kind::User | Kind::Client | Kind::Key | Kind::Pin => {
                 number.to_string()
             }
         };
@@ -555,7 +582,17 @@ mod tests {
                 cutoff: Cutoff(cutoff),
                 until: Until(until),
             },
+            pin: None,
         }
+    }
+
+    /// Spares one session of the user that the number names.
+    fn pin(number: u64, session: u64) -> Rule {
+        let pin = Pin {
+            set: SetAt::new(UnixSeconds(session), None),
+            session: rule(Kind::Session, session, 0, 0).fingerprint,
+        };
+        Rule::pin(rule(Kind::Pin, number, 0, 0).fingerprint, pin)
     }
 
     fn user(number: u64, cutoff: u32, until: u32) -> Rule {
@@ -571,13 +608,44 @@ mod tests {
 
     #[test]
     fn each_kind_denies() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pin) {
             let (index, mut writer) = index(10);
             writer.apply(&[rule(kind, 1, 100, 200)]).unwrap();
             assert_eq!(index.check(&token(1, 100)), Some(kind));
             assert_eq!(index.check(&token(1, 101)), None, "issued after {kind}");
             assert_eq!(index.entries(kind), 1);
         }
+    }
+
+    #[test]
+    fn a_pin_denies_counts_and_is_lifted_without_a_trace_on_the_user() {
+        let (index, mut writer) = index(2);
+        writer.apply(&[user(1, 50, 200)]).unwrap();
+        let clean_at = AtomicU64::new(Index::NEVER);
+        let keys = token(1, 100);
+        assert_eq!(index.is_denied_since(&keys, &clean_at), None);
+        writer.apply(&[pin(1, 2)]).unwrap();
+        assert_eq!(index.is_denied_since(&keys, &clean_at), Some(Kind::Pin));
+        assert_eq!(index.check(&token(2, 100)), None, "another user");
+        let full = Err(Full { entries_max: 2 });
+        assert_eq!(writer.apply(&[pin(2, 2)]), full, "pins count");
+        assert_eq!(writer.apply(&[user(2, 5, 9)]), full);
+        assert_eq!((index.entries(Kind::Pin), writer.entries()), (1, 2));
+        writer.apply(&[pin(1, 3)]).expect("no more room is needed");
+        assert_eq!(
+            index.rule(Kind::Pin, pin(1, 3).fingerprint),
+            Some(pin(1, 3))
+        );
+        writer.apply(&[pin(1, 2)]).expect("an old one");
+        assert_eq!(
+            index.rule(Kind::Pin, pin(1, 3).fingerprint),
+            Some(pin(1, 3))
+        );
+        writer.sweep_all(UnixSeconds(201), |kind, _| assert_eq!(kind, Kind::User));
+        assert_eq!(index.check(&keys), Some(Kind::Pin));
+        assert!(writer.lift(Kind::Pin, pin(1, 3).fingerprint, None));
+        assert!(!writer.lift(Kind::Pin, pin(1, 3).fingerprint, None));
+        assert_eq!((index.check(&keys), writer.entries()), (None, 0));
     }
 
     #[test]
@@ -927,7 +995,7 @@ mod tests {
                     prop_assert_eq!(index.check(&token), expected);
                 }
                 for (&(kind, fingerprint), &span) in &model {
-                    prop_assert_eq!(index.rule(kind, fingerprint), Some(Rule { kind, fingerprint, span }));
+                    prop_assert_eq!(index.rule(kind, fingerprint), Some(Rule { kind, fingerprint, span, pin: None }));
                 }
             }
         }

@@ -2,8 +2,11 @@
 
 mod desk;
 mod index;
+mod pins;
 mod rule;
 
 pub use desk::{Desk, Scope, Wish, WishRefused, WishSubject, Wisher, desk};
 pub use index::{Full, Index, IndexWriter, SHARDS, index, shard_of};
-pub use rule::{Cutoff, Fingerprint, Fingerprinter, Kind, Rule, Span, TokenKeys, Until};
+pub use rule::{
+    Cutoff, Fingerprint, Fingerprinter, Kind, Pin, Rule, SetAt, Span, TokenKeys, Until,
+};

@@ -28,17 +28,23 @@ pub enum Kind {
     Key,
     /// Everything of an issuer.
     Issuer,
+    /// Every session of one user except one: issuer and `sub`.
+    Pin,
 }
+
+/// How many kinds have keys of their own. A pin's key is its user's.
+pub(super) const KEYS: usize = Kind::ALL.len() - 1;
 
 impl Kind {
     /// Every kind, in the order of the looking up.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Token,
         Self::Session,
         Self::User,
         Self::Client,
         Self::Key,
         Self::Issuer,
+        Self::Pin,
     ];
 
     /// The kind's word in the admin API, in logs and in metrics.
@@ -51,6 +57,7 @@ impl Kind {
             Self::Client => "client",
             Self::Key => "key",
             Self::Issuer => "issuer",
+            Self::Pin => "pin",
         }
     }
 
@@ -60,9 +67,19 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.as_str() == word)
     }
 
-    /// The place in [`Kind::ALL`].
+    /// The place of its key in a token, below [`KEYS`].
     pub(super) const fn place(self) -> usize {
-        self as usize
+        self.form() as usize
+    }
+
+    /// Sets the keys of one kind apart from those of others.
+    const fn form(self) -> u8 {
+        match self {
+            Self::Pin => Self::User as u8,
+            Self::Token | Self::Session | Self::User | Self::Client | Self::Key | Self::Issuer => {
+                self as u8
+            }
+        }
     }
 }
 
@@ -114,7 +131,7 @@ pub struct Fingerprinter {
     keyed: SipHasher24,
 }
 
-/// Sets the signing input of a token apart from every [`Kind`].
+/// Sets the signing input of a token apart from the key of every [`Kind`].
 const SIGNING_INPUT: u8 = 6;
 
 impl Fingerprinter {
@@ -129,7 +146,7 @@ impl Fingerprinter {
     /// The key of a rule. A rule on a whole issuer has the empty value.
     #[must_use]
     pub fn of(&self, kind: Kind, issuer: &str, value: &str) -> Fingerprint {
-        self.hash(kind as u8, issuer, value.as_bytes())
+        self.hash(kind.form(), issuer, value.as_bytes())
     }
 
     /// The key of a token without `jti`: its `header.payload`, never the whole token. Signatures can be rewritten
@@ -234,6 +251,42 @@ impl Span {
     }
 }
 
+/// When a pin was set: microseconds since 1970. The clock counts whole seconds, so pins that one user gets within a second
+/// are counted up from its beginning, and the later one stays the newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SetAt(u64);
+
+impl SetAt {
+    /// Now, and after the pin that is there.
+    #[must_use]
+    pub fn new(now: UnixSeconds, known: Option<Self>) -> Self {
+        let now = now.0.saturating_mul(1_000_000);
+        Self(known.map_or(now, |known| now.max(known.0.saturating_add(1))))
+    }
+
+    /// As a number, for logs on disk.
+    #[must_use]
+    pub const fn micros(self) -> u64 {
+        self.0
+    }
+
+    /// The instant of that number.
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+}
+
+/// The one session of a user that a pin spares. Of two pins the newer one counts; where replicas set two at the same
+/// instant, the larger fingerprint, so that all of them agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pin {
+    /// First, so that the newer one is the larger one.
+    pub set: SetAt,
+    /// The session's key.
+    pub session: Fingerprint,
+}
+
 /// One revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -243,21 +296,41 @@ pub struct Rule {
     pub fingerprint: Fingerprint,
     /// Which of its tokens are denied, and how long the rule is kept.
     pub span: Span,
+    /// Which session is spared: in rules of [`Kind::Pin`] and in no other.
+    pub pin: Option<Pin>,
 }
 
 impl Rule {
+    /// The rule that denies every session of a user but one, until it is lifted.
+    #[must_use]
+    pub const fn pin(user: Fingerprint, pin: Pin) -> Self {
+        Self {
+            kind: Kind::Pin,
+            fingerprint: user,
+            span: Span {
+                cutoff: Cutoff::ALWAYS,
+                until: Until::LIFTED,
+            },
+            pin: Some(pin),
+        }
+    }
+
     /// Whether it denies the token with these keys.
     #[must_use]
     pub fn denies(&self, token: &TokenKeys) -> bool {
-        token.key(self.kind) == Some(self.fingerprint) && token.is_cut_off(self.span.cutoff)
+        token.key(self.kind) == Some(self.fingerprint)
+            && match self.pin {
+                None => token.is_cut_off(self.span.cutoff),
+                Some(pin) => token.is_other_session(pin),
+            }
     }
 }
 
 /// All that the denylist needs to know of a token: at most one fingerprint of each kind, and when it was issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenKeys {
-    keys: [Fingerprint; Kind::ALL.len()],
-    /// One bit for each kind that the token has.
+    keys: [Fingerprint; KEYS],
+    /// One bit for each key that the token has.
     present: u8,
     /// 0 without `iat`: then every cutoff catches it.
     issued: u32,
@@ -320,7 +393,7 @@ impl TokenKeys {
         (self.present & (1 << kind.place()) != 0).then(|| self.keys[kind.place()])
     }
 
-    /// Every key, in the order of [`Kind::ALL`].
+    /// Every key, in the order of [`Kind::ALL`]. A user's is there twice: also for its pin.
     pub fn iter(&self) -> impl Iterator<Item = (Kind, Fingerprint)> + '_ {
         Kind::ALL
             .into_iter()
@@ -331,6 +404,12 @@ impl TokenKeys {
     #[must_use]
     pub const fn is_cut_off(&self, cutoff: Cutoff) -> bool {
         self.issued <= cutoff.0
+    }
+
+    /// Whether the token is of another session than the one that is spared, or of none.
+    #[must_use]
+    pub fn is_other_session(&self, pin: Pin) -> bool {
+        self.key(Kind::Session) != Some(pin.session)
     }
 }
 
@@ -367,6 +446,7 @@ pub(super) mod tests {
                 cutoff,
                 until: Until::LIFTED,
             },
+            pin: None,
         }
     }
 
@@ -387,7 +467,8 @@ pub(super) mod tests {
         ] {
             assert!(rule(kind, value, Cutoff::ALWAYS).denies(&keys), "{kind}");
             assert!(!rule(kind, "other", Cutoff::ALWAYS).denies(&keys), "{kind}");
-            for other in Kind::ALL.into_iter().filter(|other| *other != kind) {
+            let others = Kind::ALL.into_iter().filter(|other| *other != kind);
+            for other in others.filter(|other| *other != Kind::Pin) {
                 assert!(!rule(other, value, Cutoff::ALWAYS).denies(&keys), "{other}");
             }
         }
@@ -398,7 +479,7 @@ pub(super) mod tests {
         let mut elsewhere = claims();
         elsewhere.issuer = "https://other".into();
         let (here, elsewhere) = (keys(&claims()), keys(&elsewhere));
-        assert_eq!(here.iter().count(), 6);
+        assert_eq!(here.iter().count(), 7);
         for (kind, key) in here.iter() {
             assert_ne!(elsewhere.key(kind), Some(key), "{kind}");
         }
@@ -508,6 +589,45 @@ pub(super) mod tests {
         assert!(!Until(10).is_over(UnixSeconds(10)));
         assert!(Until(10).is_over(UnixSeconds(11)));
         assert!(!Until::LIFTED.is_over(UnixSeconds(u64::MAX)));
+    }
+
+    #[test]
+    fn a_pin_denies_every_session_of_its_user_but_one() {
+        let make = FINGERPRINTER();
+        let pin = |user: &str, sid: &str| {
+            let pin = Pin {
+                set: SetAt::new(UnixSeconds(1), None),
+                session: make.of(Kind::Session, "https://id", sid),
+            };
+            Rule::pin(make.of(Kind::Pin, "https://id", user), pin)
+        };
+        assert!(!pin("alice", "s1").denies(&keys(&claims())), "the one");
+        assert!(pin("alice", "s2").denies(&keys(&claims())));
+        assert!(!pin("bob", "s2").denies(&keys(&claims())), "another user");
+        let mut without = claims();
+        without.session_id = None;
+        assert!(pin("alice", "s1").denies(&keys(&without)), "no session");
+        // However new it is.
+        let mut newer = claims();
+        newer.issued = Some(UnixSeconds(u64::from(u32::MAX)));
+        assert!(pin("alice", "s2").denies(&keys(&newer)));
+    }
+
+    #[test]
+    fn the_newer_pin_is_the_larger_one_also_within_a_second() {
+        let now = UnixSeconds(5);
+        let first = SetAt::new(now, None);
+        let second = SetAt::new(now, Some(first));
+        assert!(first < second);
+        assert!(second < SetAt::new(UnixSeconds(6), Some(second)));
+        // A clock that was put back does not let the old session win.
+        assert!(second < SetAt::new(UnixSeconds(1), Some(second)));
+        let pin = |set, session| Pin {
+            set,
+            session: Fingerprint::from_bits(session),
+        };
+        assert!(pin(first, 9) < pin(second, 1));
+        assert!(pin(first, 1) < pin(first, 9), "and never equal");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::plan::Route;
 /// A service's own words to the gateway. None of them reaches a client.
 const OWN_PREFIX: &str = "jotgate-";
 
-/// `Jotgate-Revoke: session | user`
+/// `Jotgate-Revoke: session | user | others`
 const REVOKE: http::HeaderName = http::HeaderName::from_static("jotgate-revoke");
 
 /// How long an answer waits for the revocation that it causes.
@@ -35,6 +35,7 @@ pub(super) fn wish(
             None => {}
             Some(b"session") => return Ok(Some((Scope::Session, Wisher::Service))),
             Some(b"user") => return Ok(Some((Scope::User, Wisher::Service))),
+            Some(b"others") => return Ok(Some((Scope::Others, Wisher::Service))),
             Some(_) => return Err(WordFault),
         }
     }

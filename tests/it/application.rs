@@ -144,6 +144,60 @@ async fn a_trusted_service_ends_a_session_or_a_user_by_its_answer() {
 }
 
 #[tokio::test]
+async fn a_trusted_service_ends_all_other_sessions_of_the_user() {
+    let scene = scene("trust_revoke_header = true").await;
+    let (here, there) = (scene.token("alice", "here"), scene.token("alice", "there"));
+    let ask = async |token: &str| {
+        scene
+            .upstream
+            .reply(Reply::body("welcome").with_header("Jotgate-Revoke", "others"));
+        scene.gateway.post("/special").bearer(token).await
+    };
+    let answer = ask(&here).await;
+    assert_eq!(
+        (answer.status(), answer.header("jotgate-revoke")),
+        (200, None)
+    );
+    assert_eq!(scene.verdict(&here).await, "200");
+    assert_eq!(scene.verdict(&there).await, "401 revoked");
+    assert_eq!(
+        ask(&there).await.verdict(),
+        "401 revoked",
+        "too late to ask"
+    );
+    let rules = scene.rules().await;
+    assert_eq!(rules.len(), 1);
+    assert_eq!(
+        (
+            &rules[0]["kind"],
+            &rules[0]["value"],
+            &rules[0]["except_sid"]
+        ),
+        (&"pin".into(), &"alice".into(), &"here".into())
+    );
+    assert_eq!(
+        (&rules[0]["standing"], &rules[0]["until"]),
+        (&true.into(), &Value::Null)
+    );
+    assert_eq!(scene.verdict(&scene.token("bob", "there")).await, "200");
+}
+
+#[tokio::test]
+async fn others_of_nobody_in_particular_is_the_services_fault() {
+    let scene = scene("trust_revoke_header = true").await;
+    let without_session = scene.issuer.token("alice").sign();
+    let without_user = scene.issuer.token("alice").without("sub").sid("s1").sign();
+    for token in [&without_session, &without_user] {
+        scene
+            .upstream
+            .reply(Reply::body("welcome").with_header("Jotgate-Revoke", "others"));
+        let answer = scene.gateway.get("/special").bearer(token).await;
+        assert_eq!(answer.verdict(), "502 revoke_invalid");
+    }
+    assert!(scene.rules().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_service_that_is_not_trusted_ends_nothing() {
     let scene = scene("logout = false").await;
     let token = scene.token("alice", "s1");

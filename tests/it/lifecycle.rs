@@ -2,11 +2,13 @@
 
 use hyper::body::Frame;
 use jotgate::base::clock::Clock;
+use serde_json::json;
 use tokio::net::TcpStream;
 
 use crate::support::client::Request;
 use crate::support::process::{self, Process, config_file};
-use crate::support::{Answer, Issuer, Reply, Setup, Upstream, eventually, within};
+use crate::support::tokens::NOW;
+use crate::support::{Answer, Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
 
 /// A gateway of its own process, and where it listens.
 async fn started(setup: &Setup) -> (Process, std::net::SocketAddr) {
@@ -247,4 +249,57 @@ async fn a_token_can_be_minted_and_read() {
     for word in ["https://id.example.com", "alice", "s-4711", "ES256"] {
         assert!(finished.stdout.contains(word), "{word}: {finished:?}");
     }
+}
+
+#[tokio::test]
+async fn pins_outlive_a_restart() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("denylist.log");
+    let start = async || {
+        let section = format!("[denylist]\npath = {log:?}");
+        Setup::new(&issuer, &upstream)
+            .section(section)
+            .start()
+            .await
+    };
+    let token = |user: &str, sid: &str| issuer.token(user).sid(sid).sign();
+    let gateway = start().await;
+    let pin = async |gateway: &Gateway, user: &str, sid: &str| {
+        let rule = json!({"iss": issuer.url(), "sub": user, "except_sid": sid});
+        let answer = gateway.admin().revoke(&rule).await;
+        answer["rules"][0]["id"].as_str().unwrap().to_owned()
+    };
+    // Its user has another rule, too, which must not be taken for it.
+    pin(&gateway, "alice", "old").await;
+    let rule = json!({"iss": issuer.url(), "sub": "alice", "issued_before": NOW - 1});
+    gateway.admin().revoke(&rule).await;
+    pin(&gateway, "alice", "new").await;
+    let lifted = pin(&gateway, "bob", "new").await;
+    let path = format!("/v1/revocations/{lifted}");
+    assert_eq!(gateway.admin().request("DELETE", &path).await.status(), 200);
+    let list = async |gateway: &Gateway| {
+        let answer = gateway.admin().request("GET", "/v1/revocations").await;
+        answer.json()
+    };
+    let before = list(&gateway).await;
+    assert_eq!(
+        before["rules"].as_array().map(Vec::len),
+        Some(2),
+        "{before}"
+    );
+    gateway.shutdown().await;
+    let gateway = start().await;
+    assert_eq!(list(&gateway).await, before);
+    let verdict = async |user: &str, sid: &str| {
+        let answer = gateway.get("/").bearer(&token(user, sid)).await;
+        answer.verdict()
+    };
+    assert_eq!(verdict("alice", "old").await, "401 revoked");
+    assert_eq!(verdict("alice", "new").await, "200");
+    assert_eq!(verdict("bob", "old").await, "200", "lifted");
+    // In the same second, and newer all the same.
+    pin(&gateway, "alice", "newest").await;
+    assert_eq!(verdict("alice", "new").await, "401 revoked");
+    assert_eq!(verdict("alice", "newest").await, "200");
 }

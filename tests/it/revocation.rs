@@ -483,6 +483,115 @@ async fn a_block_holds_new_logins_out_until_it_is_lifted() {
 }
 
 #[tokio::test]
+async fn a_pin_denies_every_other_session_of_the_user() {
+    let scene = scene().await;
+    let token = |user: &str, sid: &str, at: u64| {
+        let token = scene.issuer.token(user).sid(sid).issued(at);
+        token.claim("jti", format!("{user}-{sid}-{at}")).sign()
+    };
+    let (phone, laptop) = (token("alice", "phone", NOW), token("alice", "laptop", NOW));
+    let nameless = scene.issuer.token("alice").sign();
+    for token in [&phone, &laptop, &nameless] {
+        scene.passes(token).await;
+    }
+    let pin = async |sid: &str| {
+        let rule = scene.rule(json!({"sub": "alice", "except_sid": sid}));
+        let answer = scene.gateway.admin_as(REVOKER_TOKEN).revoke(&rule).await;
+        answer["rules"][0].clone()
+    };
+    let first = pin("phone").await;
+    assert_eq!(
+        (&first["kind"], &first["except_sid"], &first["standing"]),
+        (&json!("pin"), &json!("phone"), &json!(true))
+    );
+    scene.passes(&phone).await;
+    scene.is_revoked(&laptop).await;
+    scene.is_revoked(&nameless).await;
+    scene.passes(&token("bob", "laptop", NOW)).await;
+    // An old device cannot refresh its way around it.
+    scene.gateway.clock().advance(Duration::from_mins(30));
+    scene
+        .is_revoked(&token("alice", "laptop", NOW + 1800))
+        .await;
+    scene.passes(&token("alice", "phone", NOW + 1800)).await;
+    // Within the same second the later one wins, whatever the names.
+    for sid in ["laptop", "phone", "laptop", "tablet"] {
+        let again = pin(sid).await;
+        assert_eq!(
+            (&again["id"], &again["created"]),
+            (&first["id"], &json!(false))
+        );
+        scene.passes(&token("alice", sid, NOW + 1800)).await;
+    }
+    scene.is_revoked(&token("alice", "phone", NOW + 1800)).await;
+    scene
+        .is_revoked(&token("alice", "laptop", NOW + 1800))
+        .await;
+    let path = format!("/v1/revocations/{}", first["id"].as_str().unwrap());
+    let lifted = scene.gateway.admin().request("DELETE", &path).await;
+    assert_eq!(lifted.status(), 200);
+    assert_eq!(lifted.json()["remaining"], Value::Null);
+    scene.passes(&token("alice", "laptop", NOW + 1800)).await;
+}
+
+#[tokio::test]
+async fn a_pin_tells_the_reason_to_the_metrics_and_to_check_alone() {
+    let scene = scene().await;
+    let old = scene.issuer.token("alice").sid("old").sign();
+    let rule = scene.rule(json!({"sub": "alice", "except_sid": "new"}));
+    scene.gateway.admin().revoke(&rule).await;
+    // Of one user, and still two rules.
+    scene
+        .gateway
+        .admin()
+        .revoke(&scene.rule(json!({"sub": "alice", "issued_before": 5})))
+        .await;
+    scene.is_revoked(&old).await;
+    let metrics = scene.gateway.metrics().await;
+    let decisions = metrics.samples("jotgate_decisions_total");
+    let by_pin = |(labels, count): &(_, u64)| {
+        let labels: &std::collections::BTreeMap<String, String> = labels;
+        labels["code"] == "revoked_pin" && *count == 1
+    };
+    assert!(decisions.iter().any(by_pin), "{decisions:?}");
+    let check = scene
+        .gateway
+        .admin()
+        .request("POST", "/v1/check")
+        .json(&json!({"token": old}))
+        .await
+        .json();
+    assert_eq!(check["rules"].as_array().map(Vec::len), Some(1), "{check}");
+    assert_eq!(check["rules"][0]["kind"], "pin");
+    let list = scene
+        .gateway
+        .admin()
+        .request("GET", "/v1/revocations?kind=pin")
+        .await
+        .json();
+    assert_eq!(list["rules"], check["rules"]);
+}
+
+#[tokio::test]
+async fn a_pin_with_a_date_is_refused_and_a_full_denylist_takes_no_pin() {
+    let scene = scene_with(|setup| setup.section("[denylist]\nmax_entries = 1")).await;
+    let token = scene.issuer.token("alice").sid("old").sign();
+    let dated = json!({"sub": "alice", "except_sid": "new", "issued_before": NOW});
+    let answer = scene.gateway.admin().post_rule(&scene.rule(dated)).await;
+    assert_eq!(answer.verdict(), "400 invalid_request");
+    assert!(
+        answer.text().contains("leave one of them out"),
+        "{answer:?}"
+    );
+    scene.passes(&token).await;
+    let pin = |user: &str| scene.rule(json!({"sub": user, "except_sid": "new"}));
+    scene.gateway.admin().revoke(&pin("bob")).await;
+    let full = scene.gateway.admin().post_rule(&pin("alice")).await;
+    assert_eq!(full.code(), "denylist_full");
+    scene.passes(&token).await;
+}
+
+#[tokio::test]
 async fn what_is_final_cannot_be_lifted() {
     let scene = scene().await;
     let answer = scene

@@ -285,7 +285,7 @@ fn origin(caller: &Caller) -> Origin {
 /// A slip with a client, a key or an issuer is an outage.
 const fn role_for(order: &Order) -> Role {
     match order.id.kind {
-        Kind::Token | Kind::Session | Kind::User => Role::Revoke,
+        Kind::Token | Kind::Session | Kind::User | Kind::Pin => Role::Revoke,
         Kind::Client | Kind::Key | Kind::Issuer => Role::Security,
     }
 }
@@ -293,7 +293,7 @@ const fn role_for(order: &Order) -> Role {
 /// A rule's members that every answer shows. `cutoff` null: whenever issued; `until` null: until lifted.
 fn rule_members(record: &Record) -> Value {
     let span = record.span();
-    json!({
+    let mut members = json!({
         "id": record.id.to_string(),
         "kind": record.id.kind.as_str(),
         "iss": *record.issuer,
@@ -301,7 +301,11 @@ fn rule_members(record: &Record) -> Value {
         "cutoff": span.cutoff.instant().map(|at| at.0),
         "until": span.until.instant().map(|at| at.0),
         "standing": record.is_standing(),
-    })
+    });
+    if let Some(pinned) = &record.pinned {
+        members["except_sid"] = (*pinned.session_id).into();
+    }
+    members
 }
 
 fn record(record: &Record) -> Value {
@@ -354,10 +358,9 @@ fn list_query(query: &str) -> Result<Query, Problem> {
                 }
                 "kind" => {
                     wanted.kind = Kind::parse(&value);
-                    wanted
-                        .kind
-                        .is_none()
-                        .then_some("is no kind; write token, session, user, client, key or issuer")
+                    wanted.kind.is_none().then_some(
+                        "is no kind; write token, session, user, client, key, issuer or pin",
+                    )
                 }
                 "iss" => {
                     wanted.issuer = Some(value.into_owned());

@@ -505,7 +505,7 @@ async fn all_faults_come_at_once_and_nothing_is_written() {
     let body = json!({"rules": [
         user("alice"),
         {"iss": "nobody", "sub": "x", "wait": "fleet"},
-        {"iss": ISSUER, "sub": "x", "except_sid": "s"},
+        {"iss": ISSUER, "sub": "x", "except_sid": "s", "issued_before": 5},
     ]});
     let problem = server.revoke("all", body).await.is(400, "invalid_request");
     let pointers: Vec<_> = problem["faults"]
@@ -516,7 +516,7 @@ async fn all_faults_come_at_once_and_nothing_is_written() {
         .collect();
     assert_eq!(
         pointers,
-        ["/rules/1/wait", "/rules/1/iss", "/rules/2/except_sid"]
+        ["/rules/1/wait", "/rules/1/iss", "/rules/2/issued_before"]
     );
     let list = server.get("read", "/v1/revocations").await.ok();
     assert_eq!(list, json!({"rules": [], "next": null}));
@@ -733,7 +733,8 @@ async fn status_shows_the_denylist_and_what_it_is_given() {
             "version": env!("CARGO_PKG_VERSION"), "uptime_s": 90, "ready": true,
             "issuers": [{"name": "shop", "keys": 2}],
             "denylist": {
-                "entries": {"token": 0, "session": 0, "user": 1, "client": 0, "key": 0, "issuer": 0},
+                "entries": {"token": 0, "session": 0, "user": 1, "client": 0, "key": 0, "issuer": 0,
+                    "pin": 0},
                 "entries_total": 1, "entries_max": 1000, "bytes": null, "epoch": 2, "durable": false,
             },
         })

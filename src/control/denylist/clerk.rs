@@ -56,6 +56,11 @@ fn order(wish: &Wish, revocations: &Revocations) -> Option<Order> {
     };
     match wish.scope {
         Scope::User => named(Kind::User, &subject.subject),
+        Scope::Others => revocations.order_pin(
+            &subject.issuer,
+            subject.subject.as_deref()?,
+            subject.session_id.as_deref()?,
+        ),
         Scope::Session => named(Kind::Session, &subject.session_id).or_else(|| {
             let token = IdentifiedToken {
                 issuer: Arc::clone(&subject.issuer),

@@ -15,8 +15,8 @@ mod writer;
 
 pub use clerk::serve_desk;
 pub use log::{CommitError, Log, LogView, OpenError, Unreadable};
-pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Tokens};
-pub use record::{Origin, Outcome, Record, RuleId, Way};
+pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Spared, Tokens};
+pub use record::{Origin, Outcome, Pinned, Record, RuleId, Way};
 pub use request::{Fault, Faults};
 pub use service::{Parts, Revocations, revocations};
 pub use writer::{LiftError, Page, Query, ReadError, RevokeError, Stopped, Verdict, Writer};

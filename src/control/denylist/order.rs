@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::record::RuleId;
 use crate::base::clock::UnixSeconds;
-use crate::denylist::{Cutoff, Fingerprinter, Kind, Rule, Span, TokenKeys, Until};
+use crate::denylist::{Cutoff, Fingerprint, Fingerprinter, Kind, Span, TokenKeys, Until};
 use crate::token::{ClaimFault, Rules};
 
 /// How long tokens of an issuer may live.
@@ -96,6 +96,15 @@ pub enum IdentifyFault {
     Claims(#[from] ClaimFault),
 }
 
+/// The session that a pin spares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spared {
+    /// Its key.
+    pub session: Fingerprint,
+    /// Its `sid`.
+    pub session_id: Box<str>,
+}
+
 /// One revocation, computed and ready to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -107,6 +116,8 @@ pub struct Order {
     pub value: Option<Box<str>>,
     /// What is denied, and how long the rule is kept.
     pub span: Span,
+    /// In pins, and in nothing else.
+    pub spared: Option<Spared>,
     /// Why, as the caller says.
     pub reason: Option<Box<str>>,
     /// Say what would be written, and write nothing.
@@ -133,6 +144,7 @@ impl Order {
                 cutoff: Cutoff::ALWAYS,
                 until: Until::at(token.expires.plus(leeway)),
             },
+            spared: None,
             reason: None,
             dry_run: false,
         })
@@ -144,6 +156,8 @@ impl Order {
     /// - Of a user, client or issuer, what was issued at or before `issued_before` (default: now).
     /// - `standing` keeps the rule until it is lifted, and without `issued_before` it denies what is issued later, too.
     /// - A key is standing by its nature: who stole it writes any date.
+    ///
+    /// What spares a session is left to [`Order::pin`]: here a pin is its user, of whom nothing is spared.
     #[must_use]
     pub fn named(
         fingerprinter: &Fingerprinter,
@@ -153,13 +167,14 @@ impl Order {
         standing: bool,
         now: UnixSeconds,
     ) -> Self {
+        let kind = if kind == Kind::Pin { Kind::User } else { kind };
         let lasting = |from: UnixSeconds| Until::at(from.plus(issuer.whole()));
         let span = match kind {
             Kind::Token | Kind::Session => Span {
                 cutoff: Cutoff::ALWAYS,
                 until: lasting(now),
             },
-            Kind::User | Kind::Client | Kind::Key | Kind::Issuer => {
+            Kind::User | Kind::Client | Kind::Key | Kind::Issuer | Kind::Pin => {
                 if standing || kind == Kind::Key {
                     Span {
                         cutoff: issued_before.map_or(Cutoff::ALWAYS, Cutoff::at),
@@ -182,18 +197,38 @@ impl Order {
             issuer: Arc::clone(&issuer.issuer),
             value: (kind != Kind::Issuer).then(|| value.into()),
             span,
+            spared: None,
             reason: None,
             dry_run: false,
         }
     }
 
-    /// The rule as requests see it.
+    /// Denies every session of the user but this one, whenever its tokens were issued, until it is lifted or another
+    /// session takes its place.
     #[must_use]
-    pub const fn rule(&self) -> Rule {
-        Rule {
-            kind: self.id.kind,
-            fingerprint: self.id.fingerprint,
-            span: self.span,
+    pub fn pin(
+        fingerprinter: &Fingerprinter,
+        issuer: &IssuerLife,
+        user: &str,
+        session_id: &str,
+    ) -> Self {
+        Self {
+            id: RuleId {
+                fingerprint: fingerprinter.of(Kind::Pin, &issuer.issuer, user),
+                kind: Kind::Pin,
+            },
+            issuer: Arc::clone(&issuer.issuer),
+            value: Some(user.into()),
+            span: Span {
+                cutoff: Cutoff::ALWAYS,
+                until: Until::LIFTED,
+            },
+            spared: Some(Spared {
+                session: fingerprinter.of(Kind::Session, &issuer.issuer, session_id),
+                session_id: session_id.into(),
+            }),
+            reason: None,
+            dry_run: false,
         }
     }
 
@@ -255,6 +290,21 @@ mod tests {
         }
         check(Kind::Key, None, false, (None, None));
         check(Kind::Key, Some(500), false, (Some(500), None));
+    }
+
+    #[test]
+    fn a_pin_stands_and_names_user_and_session() {
+        let make = Fingerprinter::new(&[1; 16]);
+        let order = Order::pin(&make, &life(), "alice", "s1");
+        assert!(order.is_standing());
+        assert_eq!(order.value.as_deref(), Some("alice"));
+        assert_eq!(order.span.cutoff, Cutoff::ALWAYS);
+        assert_eq!(order.id.kind, Kind::Pin);
+        let user = make.of(Kind::User, "https://id", "alice");
+        assert_eq!(order.id.fingerprint, user);
+        let spared = order.spared.unwrap();
+        assert_eq!(&*spared.session_id, "s1");
+        assert_eq!(spared.session, make.of(Kind::Session, "https://id", "s1"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::order::Order;
 use crate::base::clock::UnixSeconds;
-use crate::denylist::{Cutoff, Fingerprint, Kind, Span, Until};
+use crate::denylist::{Cutoff, Fingerprint, Kind, Pin, Rule, SetAt, Span, Until};
 
 /// Names a rule in the admin API: `user-0123456789abcdef0123456789abcdef`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +67,15 @@ impl Way {
     }
 }
 
+/// The session that a pin spares, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// As requests see it.
+    pub pin: Pin,
+    /// Its `sid`.
+    pub session_id: Box<str>,
+}
+
 /// One rule as people see it. About 200 bytes in memory; with a log it stays on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -80,6 +89,8 @@ pub struct Record {
     pub(super) ending: Option<Span>,
     /// The part that stays until it is lifted.
     pub(super) standing: Option<Cutoff>,
+    /// In pins, which are standing, and in nothing else.
+    pub pinned: Option<Pinned>,
     /// Why it was last changed, if somebody said it.
     pub reason: Option<Box<str>>,
     /// Who last changed it.
@@ -96,26 +107,38 @@ impl Record {
             value: order.value.clone(),
             ending: None,
             standing: None,
+            pinned: None,
             reason: order.reason.clone(),
             by: Arc::clone(&origin.by),
             at: now,
         };
-        record.add(order);
+        record.add(order, now);
         record
     }
 
     /// Merges one more order into the rule. What changes nothing leaves no trace.
     pub(super) fn merge(&mut self, order: &Order, origin: &Origin, now: UnixSeconds) {
-        let before = (self.ending, self.standing);
-        self.add(order);
-        if before != (self.ending, self.standing) {
+        let before = (self.ending, self.standing, self.pinned.clone());
+        self.add(order, now);
+        if before != (self.ending, self.standing, self.pinned.clone()) {
             self.reason = order.reason.clone().or(self.reason.take());
             self.by = Arc::clone(&origin.by);
             self.at = now;
         }
     }
 
-    fn add(&mut self, order: &Order) {
+    fn add(&mut self, order: &Order, now: UnixSeconds) {
+        if let Some(spared) = &order.spared {
+            // Also where the session stays the same: it is now newer than any that was pinned elsewhere meanwhile.
+            let known = self.pinned.as_ref().map(|known| known.pin.set);
+            self.pinned = Some(Pinned {
+                pin: Pin {
+                    set: SetAt::new(now, known),
+                    session: spared.session,
+                },
+                session_id: spared.session_id.clone(),
+            });
+        }
         if order.is_standing() {
             self.standing = self.standing.max(Some(order.span.cutoff));
         } else {
@@ -142,12 +165,24 @@ impl Record {
         both(self.ending, self.standing).expect("a record starts with an order")
     }
 
+    /// The rule with its key.
+    #[must_use]
+    pub fn rule(&self) -> Rule {
+        Rule {
+            kind: self.id.kind,
+            fingerprint: self.id.fingerprint,
+            span: self.span(),
+            pin: self.pinned.as_ref().map(|pinned| pinned.pin),
+        }
+    }
+
     /// What is left when the standing part is lifted at `now`.
     pub(super) fn without_standing(&self, now: UnixSeconds) -> Option<Self> {
         let ending = self.ending.filter(|span| !span.until.is_over(now))?;
         Some(Self {
             ending: Some(ending),
             standing: None,
+            pinned: None,
             ..self.clone()
         })
     }

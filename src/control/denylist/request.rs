@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::order::{Issuers, Order, Tokens};
+use super::order::{IssuerLife, Issuers, Order, Tokens};
 use crate::base::clock::UnixSeconds;
 use crate::base::limits::{ID_BYTES_MAX, KID_BYTES_MAX, TOKEN_BYTES_MAX};
 use crate::denylist::{Fingerprinter, Kind};
@@ -183,14 +183,10 @@ fn rule(
     let dry_run = rule.flag("dry_run");
     let standing = rule.flag("standing");
     let issued_before = rule.issued_before(context.now);
-    if rule.has("except_sid") {
-        rule.fault(
-            "except_sid",
-            "is not supported yet; revoke the sessions by \"sid\", or the whole \"sub\"",
-        );
-    }
     let order = if rule.has("token") {
         by_token(&mut rule, context)
+    } else if rule.has("except_sid") {
+        pin(&mut rule, context)
     } else {
         by_name(&mut rule, issued_before, standing, context)
     };
@@ -205,7 +201,7 @@ fn rule(
 }
 
 fn by_token(rule: &mut Members<'_>, context: &Context<'_>) -> Option<Order> {
-    for name in ["iss", "issued_before", "standing"]
+    for name in ["iss", "issued_before", "standing", "except_sid"]
         .into_iter()
         .chain(NAMES.map(|(name, ..)| name))
     {
@@ -237,24 +233,7 @@ fn by_name(
     standing: bool,
     context: &Context<'_>,
 ) -> Option<Order> {
-    let issuer = if rule.has("iss") {
-        let issuer = rule
-            .text("iss", ID_BYTES_MAX)
-            .map(|iss| context.issuers.find(iss));
-        if issuer == Some(None) {
-            rule.fault(
-                "iss",
-                "is not configured here; write the `issuer` of one of the [[issuers]], letter by letter",
-            );
-        }
-        issuer.flatten()
-    } else {
-        rule.fault(
-            "iss",
-            "is missing; write the issuer of what you revoke, or a \"token\" instead of all",
-        );
-        None
-    };
+    let issuer = issuer(rule, context);
     let named: Vec<_> = NAMES
         .into_iter()
         .filter(|(name, ..)| rule.has(name))
@@ -301,6 +280,67 @@ fn by_name(
         standing,
         context.now,
     ))
+}
+
+/// Denies every session of a user but one. It has no date: who had an old session could wait for a newer token of it.
+fn pin(rule: &mut Members<'_>, context: &Context<'_>) -> Option<Order> {
+    let issuer = issuer(rule, context);
+    for (unfit, message) in [
+        (
+            "issued_before",
+            "does not go with \"except_sid\", which denies the other sessions whenever their tokens were issued; \
+             leave one of them out",
+        ),
+        (
+            "standing",
+            "does not go with \"except_sid\", which always stays until it is lifted; leave it out",
+        ),
+    ] {
+        if rule.has(unfit) {
+            rule.fault(unfit, message);
+        }
+    }
+    for (name, kind, _) in NAMES {
+        if kind != Kind::User && rule.has(name) {
+            rule.fault(
+                name,
+                "does not go with \"except_sid\", which is about the sessions of one \"sub\"; leave one of them out",
+            );
+        }
+    }
+    if !rule.has("sub") {
+        rule.fault_here(
+            "says not whose other sessions to revoke; write \"sub\" beside \"except_sid\"",
+        );
+    }
+    let user = rule.text("sub", ID_BYTES_MAX);
+    let session_id = rule.text("except_sid", ID_BYTES_MAX);
+    Some(Order::pin(
+        &context.fingerprinter,
+        issuer?,
+        user?,
+        session_id?,
+    ))
+}
+
+/// Whose tokens.
+fn issuer<'a>(rule: &mut Members<'_>, context: &Context<'a>) -> Option<&'a IssuerLife> {
+    if !rule.has("iss") {
+        rule.fault(
+            "iss",
+            "is missing; write the issuer of what you revoke, or a \"token\" instead of all",
+        );
+        return None;
+    }
+    let iss = rule.text("iss", ID_BYTES_MAX)?;
+    let issuer = context.issuers.find(iss);
+    if issuer.is_none() {
+        rule.fault(
+            "iss",
+            "is not configured here; write the `issuer` of one of the [[issuers]], letter by letter",
+        );
+    }
+    issuer
 }
 
 /// The members of one object, and where it stands.
@@ -503,6 +543,51 @@ mod tests {
     }
 
     #[test]
+    fn except_sid_makes_a_pin() {
+        let order = good(
+            &json!({"iss": "https://id", "sub": "a", "except_sid": "s", "reason": "new phone"}),
+        );
+        assert_eq!(
+            (order.id.kind, order.value.as_deref()),
+            (Kind::Pin, Some("a"))
+        );
+        assert_eq!(order.reason.as_deref(), Some("new phone"));
+        assert_eq!(&*order.spared.unwrap().session_id, "s");
+    }
+
+    #[test]
+    fn each_fault_of_a_pin_alone() {
+        let iss = "https://id";
+        for (body, pointer) in [
+            (
+                json!({"iss": iss, "sub": "a", "except_sid": ""}),
+                "/except_sid",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "except_sid": "x".repeat(ID_BYTES_MAX + 1)}),
+                "/except_sid",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "except_sid": "s", "issued_before": 5}),
+                "/issued_before",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "except_sid": "s", "standing": true}),
+                "/standing",
+            ),
+            (
+                json!({"iss": iss, "sub": "a", "except_sid": "s", "sid": "t"}),
+                "/sid",
+            ),
+            (json!({"iss": iss, "except_sid": "s"}), ""),
+            (json!({"sub": "a", "except_sid": "s"}), "/iss"),
+            (json!({"token": "good", "except_sid": "s"}), "/except_sid"),
+        ] {
+            faults(&body, &[pointer]);
+        }
+    }
+
+    #[test]
     fn dates_and_standing_are_used() {
         let order = good(&json!({"iss": "https://id", "sub": "a", "issued_before": 5}));
         assert_eq!(order.span.cutoff, Cutoff::at(UnixSeconds(5)));
@@ -582,10 +667,6 @@ mod tests {
             (
                 json!({"iss": iss, "sub": "a", "standing": "yes"}),
                 "/standing",
-            ),
-            (
-                json!({"iss": iss, "sub": "a", "except_sid": "s"}),
-                "/except_sid",
             ),
             (json!({"iss": iss, "sub": "a", "wait": "fleet"}), "/wait"),
             (json!({"iss": iss, "sub": "a", "wait": "relay"}), "/wait"),

@@ -140,6 +140,15 @@ impl Revocations {
         ))
     }
 
+    /// Denies every session of the user but this one. None if the issuer is not configured.
+    #[must_use]
+    pub fn order_pin(&self, issuer: &str, user: &str, session_id: &str) -> Option<Order> {
+        let issuers = self.shared.issuers.load();
+        let life = issuers.find(issuer)?;
+        let fingerprinter = &self.shared.fingerprinter;
+        Some(Order::pin(fingerprinter, life, user, session_id))
+    }
+
     /// Revokes one token. None if its issuer is not configured.
     #[must_use]
     pub fn order_for(&self, token: &IdentifiedToken) -> Option<Order> {

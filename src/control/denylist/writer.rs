@@ -184,7 +184,7 @@ enum Step {
         answer: oneshot::Sender<Result<Vec<Outcome>, RevokeError>>,
     },
     Lifted {
-        lifted: Record,
+        lifted: Box<Record>,
         rest: Option<Record>,
         origin: Origin,
         answer: oneshot::Sender<Result<Option<Record>, LiftError>>,
@@ -430,7 +430,7 @@ impl Writer {
             },
             Change::Lift { id, origin, answer } => match self.lift(id, group) {
                 Ok((lifted, rest)) => Some(Step::Lifted {
-                    lifted,
+                    lifted: Box::new(lifted),
                     rest,
                     origin,
                     answer,
@@ -479,8 +479,8 @@ impl Writer {
                 dry_run: order.dry_run,
             });
         }
-        let rules = orders.iter().filter(|order| !order.dry_run);
-        self.make_room(group, rules.map(Order::rule), now)?;
+        let real = outcomes.iter().filter(|outcome| !outcome.dry_run);
+        self.make_room(group, real.map(|outcome| outcome.record.rule()), now)?;
         for record in changed {
             group.put(record);
         }
@@ -563,8 +563,8 @@ impl Writer {
                     origin,
                     answer,
                 } => {
-                    let real = || orders.iter().filter(|order| !order.dry_run);
-                    let rules: Vec<Rule> = real().map(Order::rule).collect();
+                    let real = outcomes.iter().filter(|outcome| !outcome.dry_run);
+                    let rules: Vec<Rule> = real.map(|outcome| outcome.record.rule()).collect();
                     if !rules.is_empty() {
                         self.index
                             .apply(&rules)
@@ -600,9 +600,10 @@ impl Writer {
         let value = match (&query.value, kind) {
             (Some(value), _) => value,
             (None, Kind::Issuer) => "",
-            (None, Kind::Token | Kind::Session | Kind::User | Kind::Client | Kind::Key) => {
-                return None;
-            }
+            (
+                None,
+                Kind::Token | Kind::Session | Kind::User | Kind::Client | Kind::Key | Kind::Pin,
+            ) => return None,
         };
         let mut ids = vec![self.fingerprinter.of(kind, issuer, value)];
         // The value of a token without `jti` is its fingerprint.
@@ -688,6 +689,7 @@ fn audit(event: &str, record: &Record, reason: Option<&str>, origin: &Origin) {
         kind = record.id.kind.as_str(),
         iss = &*record.issuer,
         value = record.value.as_deref(),
+        except_sid = record.pinned.as_ref().map(|pinned| &*pinned.session_id),
         reason,
         cutoff = span.cutoff.instant().map(|at| at.0),
         until = span.until.instant().map(|at| at.0),

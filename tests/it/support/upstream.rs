@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -99,6 +99,11 @@ pub(crate) enum Reply {
     },
     /// 200 with the request's own body, as it comes.
     Echo,
+    /// 200 with this text, when the scenario says so.
+    Late {
+        body: &'static str,
+        go: oneshot::Receiver<()>,
+    },
     /// No answer, ever.
     Hang,
     /// The connection closed without an answer.
@@ -142,6 +147,12 @@ impl Reply {
             panic!("{self:?} has no trailers to add to");
         }
         self
+    }
+
+    /// A reply that waits for the scenario.
+    pub(crate) fn late(body: &'static str) -> (oneshot::Sender<()>, Self) {
+        let (sender, go) = oneshot::channel();
+        (sender, Self::Late { body, go })
     }
 
     /// A reply that the scenario writes piece by piece.
@@ -348,6 +359,10 @@ impl State {
                 ))
             }
             Reply::Echo => Ok(answer(200, &[], request.into_body().boxed_unsync())),
+            Reply::Late { body, go } => {
+                go.await.map_err(|_| Closed)?;
+                Ok(answer(200, &[], full(body)))
+            }
             Reply::Hang => std::future::pending().await,
             Reply::Reset => Err(Closed),
             Reply::WebSocket => Ok(web_socket(request, Arc::clone(&self))),

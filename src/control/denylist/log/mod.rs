@@ -30,7 +30,7 @@ use self::file::{HEADER_BYTES, draft_path, fault, is_torn, lock, record_at, scan
 use self::places::{Key, Places};
 use super::record::{Record, RuleId};
 use crate::base::clock::UnixSeconds;
-use crate::denylist::{Cutoff, IndexWriter, Rule, SHARDS, Span, Until, shard_of};
+use crate::denylist::{Cutoff, IndexWriter, Kind, Rule, SHARDS, Span, Until, shard_of};
 
 pub use self::committer::{CommitError, LogView};
 pub use self::file::OpenError;
@@ -463,7 +463,7 @@ fn replay(
             records += 1;
             batch.push(Seen {
                 id: frame.id(),
-                span: frame.span(),
+                rule: frame.rule(),
                 offset,
             });
             if batch.records == BATCH {
@@ -486,7 +486,7 @@ fn replay(
 #[derive(Clone, Copy)]
 struct Seen {
     id: RuleId,
-    span: Option<Span>,
+    rule: Option<Rule>,
     offset: u64,
 }
 
@@ -525,15 +525,23 @@ fn restore(
         until: Until::at(UnixSeconds(0)),
     };
     let RuleId { kind, fingerprint } = seen.id;
-    let lives = seen.span.filter(|span| !span.until.is_over(now));
+    let lives = seen.rule.filter(|rule| !rule.span.until.is_over(now));
+    if lives.is_none() && kind == Kind::Pin {
+        // Pins are not swept, and one is quickly taken out.
+        if index.lift(kind, fingerprint, None) {
+            take_out(places, file, seen.id);
+        }
+        return;
+    }
     if lives.is_none() && index.index().rule(kind, fingerprint).is_none() {
         return;
     }
-    let known = index.restore(Rule {
+    let known = index.restore(lives.unwrap_or(Rule {
         kind,
         fingerprint,
-        span: lives.unwrap_or(gone),
-    });
+        span: gone,
+        pin: None,
+    }));
     if known {
         take_out(places, file, seen.id);
     }

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | 4 | CRC-32C of everything after it |
 //! | 4 | 4 | length of the record, with these eight bytes |
-//! | 8 | 1 | [`FIRST`], [`ENDING`], [`STANDING`], [`VALUE`], [`REASON`] |
+//! | 8 | 1 | [`FIRST`], [`ENDING`], [`STANDING`], [`VALUE`], [`REASON`], [`PIN`] |
 //! | 9 | 1 | kind, as its place in [`Kind::ALL`] |
 //! | 10 | 2 | 0 |
 //! | 12 | 16 | fingerprint |
@@ -15,13 +15,16 @@
 //! | 36 | 12 | cutoff and until of the ending part, cutoff of the standing part; all ones: always, until lifted |
 //! | 48 | 8 | lengths of issuer, value, reason and caller, which follow |
 //!
+//! With [`PIN`] the session's fingerprint (16 bytes), the instant of setting (8) and the length of the `sid` (2) stand
+//! before the texts, and the `sid` after them.
+//!
 //! A record with neither part says that the rule is gone.
 
 use crc32c::crc32c;
 
 use crate::base::clock::UnixSeconds;
-use crate::control::denylist::record::{Record, RuleId, both};
-use crate::denylist::{Cutoff, Fingerprint, Kind, Span, Until};
+use crate::control::denylist::record::{Pinned, Record, RuleId, both};
+use crate::denylist::{Cutoff, Fingerprint, Kind, Pin, Rule, SetAt, Span, Until};
 
 /// Opens a group: what was written and synced together. All of a group may be torn by a crash, but nothing before it.
 const FIRST: u8 = 1;
@@ -33,14 +36,19 @@ const STANDING: u8 = 4;
 const VALUE: u8 = 8;
 /// Has a reason.
 const REASON: u8 = 16;
+/// Spares one session: on every pin that is there, which has the standing part and no other, and on nothing else.
+const PIN: u8 = 32;
 /// Every flag there is.
-const FLAGS: u8 = FIRST | ENDING | STANDING | VALUE | REASON;
+const FLAGS: u8 = FIRST | ENDING | STANDING | VALUE | REASON | PIN;
 
 /// Before the texts.
 const FIXED: usize = 56;
 
-/// Longest record: four texts whose lengths are 16-bit numbers.
-pub(super) const RECORD_BYTES_MAX: usize = FIXED + 4 * u16::MAX as usize;
+/// What a pin has more.
+const PINNED: usize = 26;
+
+/// Longest record: five texts whose lengths are 16-bit numbers.
+pub(super) const RECORD_BYTES_MAX: usize = FIXED + PINNED + 5 * u16::MAX as usize;
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +68,7 @@ pub(in super::super) fn encode(into: &mut Vec<u8>, record: &Record, first: bool)
         (STANDING, record.standing.is_some()),
         (VALUE, record.value.is_some()),
         (REASON, record.reason.is_some()),
+        (PIN, record.pinned.is_some()),
     ] {
         flags |= if is_set { flag } else { 0 };
     }
@@ -75,13 +84,14 @@ pub(in super::super) fn encode(into: &mut Vec<u8>, record: &Record, first: bool)
     });
     let standing = record.standing.map_or(0, |cutoff| number(cutoff.instant()));
     let parts = [ending[0], ending[1], standing];
-    write(into, flags, record.id, record.at, parts, texts);
+    let pinned = record.pinned.as_ref();
+    write(into, flags, record.id, record.at, parts, texts, pinned);
 }
 
 /// Appends that a rule is gone. `first` opens a group.
 pub(in super::super) fn encode_gone(into: &mut Vec<u8>, id: RuleId, at: UnixSeconds, first: bool) {
     let flags = if first { FIRST } else { 0 };
-    write(into, flags, id, at, [0; 3], [""; 4]);
+    write(into, flags, id, at, [0; 3], [""; 4], None);
 }
 
 fn write(
@@ -91,10 +101,14 @@ fn write(
     at: UnixSeconds,
     parts: [u32; 3],
     texts: [&str; 4],
+    pinned: Option<&Pinned>,
 ) {
     let start = into.len();
-    let length = FIXED + texts.iter().map(|text| text.len()).sum::<usize>();
-    let length = u32::try_from(length).expect("four texts of at most 65,535 bytes");
+    let session_id = pinned.map_or("", |pinned| bounded(&pinned.session_id));
+    let texts_length: usize = texts.iter().map(|text| text.len()).sum();
+    let pinned_length = pinned.map_or(0, |_| PINNED + session_id.len());
+    let length = u32::try_from(FIXED + texts_length + pinned_length)
+        .expect("five texts of at most 65,535 bytes");
     into.extend_from_slice(&[0; 4]);
     into.extend_from_slice(&length.to_le_bytes());
     into.extend_from_slice(&[flags, id.kind as u8, 0, 0]);
@@ -103,13 +117,19 @@ fn write(
     for part in parts {
         into.extend_from_slice(&part.to_le_bytes());
     }
+    let length_of = |text: &str| u16::try_from(text.len()).expect("texts are bounded");
     for text in texts {
-        let length = u16::try_from(text.len()).expect("texts are bounded");
-        into.extend_from_slice(&length.to_le_bytes());
+        into.extend_from_slice(&length_of(text).to_le_bytes());
+    }
+    if let Some(Pinned { pin, .. }) = pinned {
+        into.extend_from_slice(&pin.session.bits().to_le_bytes());
+        into.extend_from_slice(&pin.set.micros().to_le_bytes());
+        into.extend_from_slice(&length_of(session_id).to_le_bytes());
     }
     for text in texts {
         into.extend_from_slice(text.as_bytes());
     }
+    into.extend_from_slice(session_id.as_bytes());
     seal(&mut into[start..]);
 }
 
@@ -151,6 +171,7 @@ pub(super) struct Frame<'a> {
     bytes: &'a [u8],
     id: RuleId,
     texts: [&'a str; 4],
+    pin: Option<(Pin, &'a str)>,
 }
 
 impl<'a> Frame<'a> {
@@ -175,7 +196,21 @@ impl<'a> Frame<'a> {
         if bytes[8] & !FLAGS != 0 || bytes[10..12] != [0, 0] {
             return None;
         }
-        let mut rest = std::str::from_utf8(&bytes[FIXED..]).ok()?;
+        let is_pin = bytes[8] & PIN != 0;
+        let is_gone = bytes[8] & (ENDING | STANDING | PIN) == 0;
+        if !is_gone && is_pin != (kind == Kind::Pin) {
+            return None;
+        }
+        let (pin, after) = if is_pin {
+            if bytes[8] & (ENDING | STANDING) != STANDING {
+                return None;
+            }
+            let (pin, after) = bytes[FIXED..].split_first_chunk::<PINNED>()?;
+            (Some(pin), after)
+        } else {
+            (None, &bytes[FIXED..])
+        };
+        let mut rest = std::str::from_utf8(after).ok()?;
         let mut texts = [""; 4];
         for (place, text) in texts.iter_mut().enumerate() {
             let at = 48 + 2 * place;
@@ -188,7 +223,27 @@ impl<'a> Frame<'a> {
             )),
             kind,
         };
-        rest.is_empty().then_some(Self { bytes, id, texts })
+        let pin = match pin {
+            None => None,
+            Some(pin) => {
+                let session_id;
+                let length = u16::from_le_bytes([pin[24], pin[25]]);
+                (session_id, rest) = rest.split_at_checked(length.into())?;
+                let session = u128::from_le_bytes(pin[..16].try_into().ok()?);
+                let set = u64::from_le_bytes(pin[16..24].try_into().ok()?);
+                let pin = Pin {
+                    set: SetAt::from_micros(set),
+                    session: Fingerprint::from_bits(session),
+                };
+                Some((pin, session_id))
+            }
+        };
+        rest.is_empty().then_some(Self {
+            bytes,
+            id,
+            texts,
+            pin,
+        })
     }
 
     /// Whose rule.
@@ -227,9 +282,19 @@ impl<'a> Frame<'a> {
         self.has(STANDING).then(|| cutoff(self.part(2)))
     }
 
-    /// The rule as requests see it; None if it is gone.
+    /// The rule's span; None if it is gone.
     pub(super) fn span(&self) -> Option<Span> {
         both(self.ending(), self.standing())
+    }
+
+    /// The rule as requests see it; None if it is gone.
+    pub(super) fn rule(&self) -> Option<Rule> {
+        Some(Rule {
+            kind: self.id.kind,
+            fingerprint: self.id.fingerprint,
+            span: self.span()?,
+            pin: self.pin.map(|(pin, _)| pin),
+        })
     }
 
     /// The rule as people see it; None if it is gone.
@@ -243,6 +308,10 @@ impl<'a> Frame<'a> {
             value: self.has(VALUE).then(|| value.into()),
             ending: self.ending(),
             standing: self.standing(),
+            pinned: self.pin.map(|(pin, session_id)| Pinned {
+                pin,
+                session_id: session_id.into(),
+            }),
             reason: self.has(REASON).then(|| reason.into()),
             by: by.into(),
             at: UnixSeconds(u64::from_le_bytes(at)),
@@ -278,20 +347,33 @@ pub(super) mod tests {
         );
         (
             0..keys,
-            0..6_usize,
+            0..7_usize,
             ending,
             prop::option::of(instant()),
             texts,
             any::<u64>(),
+            (any::<u64>(), 0..9_u128, ".{0,9}"),
         )
             .prop_map(
-                |(key, kind, ending, standing, (issuer, value, reason, by), at)| {
+                |(
+                    key,
+                    kind,
+                    ending,
+                    standing,
+                    (issuer, value, reason, by),
+                    at,
+                    (set, session, sid),
+                )| {
+                    let kind = Kind::ALL[kind];
+                    let is_pin = kind == Kind::Pin;
+                    let standing = if is_pin { Some(u32::MAX) } else { standing };
                     let ending = ending.or(standing.is_none().then_some((7, 8)));
+                    let ending = ending.filter(|_| !is_pin);
                     Record {
                         id: RuleId {
                             // A few share their first bits, and so their place.
                             fingerprint: Fingerprint::from_bits(key << (key % 2 * 100)),
-                            kind: Kind::ALL[kind],
+                            kind,
                         },
                         issuer: issuer.into(),
                         value: value.map(Into::into),
@@ -300,6 +382,13 @@ pub(super) mod tests {
                             until: until(to),
                         }),
                         standing: standing.map(cutoff),
+                        pinned: is_pin.then(|| Pinned {
+                            pin: Pin {
+                                set: SetAt::from_micros(set),
+                                session: Fingerprint::from_bits(session),
+                            },
+                            session_id: sid.into(),
+                        }),
                         reason: reason.map(Into::into),
                         by: by.into(),
                         at: UnixSeconds(at),
@@ -317,7 +406,7 @@ pub(super) mod tests {
             bytes.extend_from_slice(&after);
             let frame = Frame::read(&bytes).unwrap();
             prop_assert_eq!((frame.len(), frame.is_first(), frame.id()), (length, first, record.id));
-            prop_assert_eq!(frame.span(), Some(record.span()));
+            prop_assert_eq!(frame.rule(), Some(record.rule()));
             prop_assert_eq!(frame.record(), Some(record));
             let mut copy = vec![];
             frame.copy_as_first(&mut copy);
@@ -345,13 +434,14 @@ pub(super) mod tests {
                 let length = u32::try_from(bytes.len()).unwrap();
                 bytes[4..8].copy_from_slice(&length.to_le_bytes());
                 bytes[10..12].fill(0);
-                bytes[8] &= FLAGS;
+                bytes[8] &= FLAGS & !PIN;
                 bytes[9] %= 8;
                 bytes[48..56].fill(0);
                 bytes[48] = u8::try_from(bytes.len() - FIXED).unwrap();
                 bytes[FIXED..].fill(b'x');
                 seal(&mut bytes);
-                let is_kind = bytes[9] < 6;
+                let is_gone = bytes[8] & (ENDING | STANDING) == 0;
+                let is_kind = bytes[9] < 6 || bytes[9] == 6 && is_gone;
                 prop_assert_eq!(Frame::read(&bytes).is_ok(), is_kind);
             }
             if let Ok(frame) = Frame::read(&bytes) {
@@ -374,6 +464,49 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_pin_is_whole_or_no_record() {
+        let record = Record {
+            id: RuleId {
+                fingerprint: Fingerprint::from_bits(5),
+                kind: Kind::Pin,
+            },
+            issuer: "i".into(),
+            value: Some("alice".into()),
+            ending: None,
+            standing: Some(Cutoff::ALWAYS),
+            pinned: Some(Pinned {
+                pin: Pin {
+                    set: SetAt::from_micros(7),
+                    session: Fingerprint::from_bits(6),
+                },
+                session_id: "s1".into(),
+            }),
+            reason: None,
+            by: "ops".into(),
+            at: UnixSeconds(9),
+        };
+        let mut good = vec![];
+        encode(&mut good, &record, true);
+        assert_eq!(Frame::read(&good).unwrap().record(), Some(record));
+        let user = Kind::User as u8;
+        let changed: [(usize, u8); 5] = [
+            (9, user),
+            (8, good[8] & !PIN),
+            (8, good[8] & !STANDING),
+            (8, good[8] | ENDING),
+            // The length of the sid.
+            (FIXED + 24, 3),
+        ];
+        for (at, byte) in changed {
+            let mut bad = good.clone();
+            assert_ne!(bad[at], byte);
+            bad[at] = byte;
+            seal(&mut bad);
+            assert_eq!(Frame::read(&bad).err(), Some(Flaw::Bad), "{at}");
+        }
+    }
+
+    #[test]
     fn zeros_are_no_record() {
         assert_eq!(Frame::read(&[0; 100]).err(), Some(Flaw::Bad));
     }
@@ -393,6 +526,7 @@ pub(super) mod tests {
                 until: until(2),
             }),
             standing: Some(Cutoff::ALWAYS),
+            pinned: None,
             reason: None,
             by: "b".into(),
             at: UnixSeconds(3),

@@ -75,7 +75,7 @@ impl Bare {
             match change {
                 Ok(record) => {
                     self.log.note(id, offset + at, known);
-                    self.index.restore(rule(record));
+                    self.index.restore(record.rule());
                 }
                 Err(_) if known => {
                     self.log.forget(id);
@@ -120,17 +120,9 @@ impl Bare {
         assert_eq!(self.index.entries(), model.len());
         for (id, record) in model {
             let found = self.index.index().rule(id.kind, id.fingerprint);
-            assert_eq!(found, Some(rule(record)));
+            assert_eq!(found, Some(record.rule()));
             assert_eq!(self.log.get(*id), Ok(Some(record.clone())));
         }
-    }
-}
-
-fn rule(record: &Record) -> Rule {
-    Rule {
-        kind: record.id.kind,
-        fingerprint: record.id.fingerprint,
-        span: record.span(),
     }
 }
 
@@ -259,6 +251,7 @@ fn user(number: u128) -> Record {
             until: Until::at(NOW),
         }),
         standing: None,
+        pinned: None,
         reason: None,
         by: "ops".into(),
         at: NOW,
@@ -356,11 +349,11 @@ fn only_a_log_is_opened() {
         OpenError::Damaged { offset: 0, .. }
     ));
     let mut newer = good[..36].to_vec();
-    newer[16] = 2;
+    newer[16] = 3;
     newer.extend_from_slice(&crc32c::crc32c(&newer).to_le_bytes());
     assert!(matches!(
         refused(&newer),
-        OpenError::Version { version: 2, .. }
+        OpenError::Version { version: 3, .. }
     ));
     std::fs::write(&path, good).unwrap();
     assert_eq!(Bare::open(&path).unwrap().log.salt(), &[1; 16]);
