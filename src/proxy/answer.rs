@@ -1,5 +1,6 @@
 //! What is written down of a request when its answer has ended.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub(super) struct Record {
     pub(super) decision: Duration,
     pub(super) upstream: Option<Duration>,
     /// Streams that were cut short, by reason.
-    pub(super) ended: IntCounterVec,
+    pub(super) ended: Rc<IntCounterVec>,
     /// None when access lines are off.
     pub(super) line: Option<Box<Details>>,
 }

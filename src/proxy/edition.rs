@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use prometheus::Histogram;
+use prometheus::{Histogram, IntCounterVec};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +44,8 @@ pub struct Worker {
     pub(super) tasks: TaskTracker,
     /// Where bodies are left that nobody wants.
     pub(super) drain: Drain,
+    /// Counts them. Shared within the thread: a counter that all threads take and give back would be fought over.
+    pub(super) ended: Rc<IntCounterVec>,
     /// What may be cut short by a rule.
     pub(super) streams: Streams,
     edition: RefCell<Rc<Edition>>,
@@ -66,6 +68,7 @@ impl Worker {
     /// A worker for the thread that `deadlines` belongs to; what outlives a connection is waited for by `tasks`.
     #[must_use]
     pub fn new(shared: Arc<Shared>, deadlines: Deadlines, tasks: TaskTracker) -> Self {
+        let ended = shared.metrics.streams_ended.clone();
         let edition = Edition::new(shared.plan.load_full(), &shared.metrics, &deadlines);
         Self {
             edition: RefCell::new(Rc::new(edition)),
@@ -73,6 +76,7 @@ impl Worker {
             deadlines,
             tasks,
             drain: Drain::default(),
+            ended: Rc::new(ended),
             streams: Streams::default(),
         }
     }

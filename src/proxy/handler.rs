@@ -61,7 +61,7 @@ impl Front for Worker {
             complete: false,
             decision: Duration::ZERO,
             upstream: None,
-            ended: self.shared.metrics.streams_ended.clone(),
+            ended: Rc::clone(&self.ended),
             line: edition
                 .plan
                 .access_log
