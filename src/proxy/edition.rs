@@ -44,7 +44,7 @@ pub struct Worker {
     pub(super) tasks: TaskTracker,
     /// Where bodies are left that nobody wants.
     pub(super) drain: Drain,
-    /// Counts them. Shared within the thread: a counter that all threads take and give back would be fought over.
+    /// Counts streams that were cut short. Shared within the thread: what all threads take and give back is fought over.
     pub(super) ended: Rc<IntCounterVec>,
     /// What may be cut short by a rule.
     pub(super) streams: Streams,
