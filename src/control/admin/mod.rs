@@ -5,6 +5,8 @@ mod answer;
 mod api;
 mod auth;
 mod json;
+#[cfg(test)]
+mod openapi_tests;
 mod problem;
 mod server;
 #[cfg(test)]
