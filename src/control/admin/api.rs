@@ -36,11 +36,19 @@ const JSON: &str = "application/json";
 /// The text format of Prometheus.
 const METRICS: &str = "text/plain; version=0.0.4";
 
+/// `docs/admin-api.md` for programs. A test holds it against the endpoints and every answer of the other tests.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
+
+/// Before a rule's identifier.
+const RULE_PATH: &str = "/v1/revocations/";
+
 /// What a path names.
-enum Endpoint<'a> {
+#[derive(Clone, Copy)]
+pub(super) enum Endpoint<'a> {
     Live,
     Ready,
     Metrics,
+    OpenApi,
     Status,
     Rules,
     Rule(&'a str),
@@ -48,21 +56,27 @@ enum Endpoint<'a> {
 }
 
 impl<'a> Endpoint<'a> {
-    fn find(path: &'a str) -> Option<Self> {
-        Some(match path {
-            "/live" => Self::Live,
-            "/ready" => Self::Ready,
-            "/metrics" => Self::Metrics,
-            "/v1/status" => Self::Status,
-            "/v1/revocations" => Self::Rules,
-            "/v1/check" => Self::Check,
-            _ => Self::Rule(path.strip_prefix("/v1/revocations/")?),
-        })
+    /// Every path that stands for itself. One rule's, which does not, begins with [`RULE_PATH`].
+    pub(super) const PATHS: [(&'static str, Endpoint<'static>); 7] = [
+        ("/live", Endpoint::Live),
+        ("/ready", Endpoint::Ready),
+        ("/metrics", Endpoint::Metrics),
+        ("/v1/openapi.json", Endpoint::OpenApi),
+        ("/v1/status", Endpoint::Status),
+        ("/v1/revocations", Endpoint::Rules),
+        ("/v1/check", Endpoint::Check),
+    ];
+
+    pub(super) fn find(path: &'a str) -> Option<Self> {
+        let known = Self::PATHS.into_iter().find(|(known, _)| *known == path);
+        known
+            .map(|(_, endpoint)| endpoint)
+            .or_else(|| path.strip_prefix(RULE_PATH).map(Self::Rule))
     }
 
-    const fn allow(&self) -> &'static str {
+    pub(super) const fn allow(&self) -> &'static str {
         match self {
-            Self::Live | Self::Ready | Self::Metrics | Self::Status => "GET, HEAD",
+            Self::Live | Self::Ready | Self::Metrics | Self::OpenApi | Self::Status => "GET, HEAD",
             Self::Rules => "GET, HEAD, POST",
             Self::Rule(_) => "GET, HEAD, DELETE",
             Self::Check => "POST",
@@ -97,6 +111,10 @@ pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<
         return Ok(admin.open(&endpoint));
     };
     match endpoint {
+        Endpoint::OpenApi => {
+            caller.require(Role::Read)?;
+            Ok(text_answer(StatusCode::OK, JSON, OPENAPI.to_owned()))
+        }
         Endpoint::Status => {
             caller.require(Role::Read)?;
             Ok(ok(&admin.status()))
@@ -146,6 +164,7 @@ impl Admin {
                 json_answer(status, JSON, &body)
             }
             Endpoint::Live
+            | Endpoint::OpenApi
             | Endpoint::Status
             | Endpoint::Rules
             | Endpoint::Rule(_)

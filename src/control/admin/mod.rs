@@ -4,6 +4,8 @@
 mod answer;
 mod api;
 mod auth;
+#[cfg(test)]
+mod openapi_tests;
 mod problem;
 mod server;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::openapi_tests::described;
 use super::server::serve_at_most;
 use super::{Admin, Condition, Readiness, Views};
 use crate::base::clock::{Clock, ClockHand, UnixSeconds};
@@ -194,6 +195,7 @@ impl Client {
     }
 
     async fn send(&mut self, request: Request<Full<Bytes>>) -> Reply {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         self.0.ready().await.unwrap();
         let (head, body) = self.0.send_request(request).await.unwrap().into_parts();
         let text = body.collect().await.unwrap().to_bytes();
@@ -203,6 +205,8 @@ impl Client {
             text: String::from_utf8(text.to_vec()).unwrap(),
         };
         assert_eq!(reply.header(CACHE_CONTROL), "no-store");
+        let content_type = reply.header(CONTENT_TYPE);
+        described(&method, &path, reply.status, content_type, &reply.text);
         reply
     }
 }
@@ -314,10 +318,12 @@ async fn each_endpoint_asks_for_its_role() {
     let rule = |member: &str| Some(json!({"iss": ISSUER, member: "x", "dry_run": true}));
     let whole = Some(json!({"iss": ISSUER, "issued_before": 5, "dry_run": true}));
     let token = Some(json!({"token": "alice.1"}));
+    let pin = Some(json!({"iss": ISSUER, "sub": "x", "except_sid": "s", "dry_run": true}));
     let rules = "/v1/revocations";
     let (get, post) = (Method::GET, Method::POST);
     for (method, path, body, role, status) in [
         (&get, "/v1/status", None, "read", 200),
+        (&get, "/v1/openapi.json", None, "read", 200),
         (&get, rules, None, "read", 200),
         (&get, id, None, "read", 404),
         (&post, "/v1/check", token.clone(), "read", 200),
@@ -325,6 +331,7 @@ async fn each_endpoint_asks_for_its_role() {
         (&post, rules, rule("jti"), "revoke", 200),
         (&post, rules, rule("sid"), "revoke", 200),
         (&post, rules, rule("sub"), "revoke", 200),
+        (&post, rules, pin, "revoke", 200),
         (&post, rules, rule("client_id"), "security", 200),
         (&post, rules, rule("kid"), "security", 200),
         (&post, rules, whole, "security", 200),
