@@ -17,7 +17,8 @@ use jotgate::authorize::Denied;
 use jotgate::denylist::{Index, Kind, TokenKeys};
 use jotgate::jwks::Algorithm;
 use jotgate::token::Reject;
-use scene::{NOW, Scene, Verdict, bearer, filled, rule, split, token, token_keys};
+use scene::tokens::split;
+use scene::{NOW, Scene, Verdict, bearer, filled, rule, token, token_keys};
 
 fn main() {
     divan::main();

@@ -542,17 +542,17 @@ async fn burst(size: Size) {
     println!("burst: requests during: {}", summary(times));
     println!(
         "burst: {rules} rules enforced after {took:.2?}; {:.2?} of processor time a rule; resident memory {} bytes a rule",
-        (gateway.processor_time() - before.1) / u32::try_from(rules).unwrap(),
-        (gateway.kib("VmRSS") - before.0) * 1024 / rules as u64,
+        gateway.processor_time().saturating_sub(before.1) / u32::try_from(rules).unwrap(),
+        gateway.kib("VmRSS").saturating_sub(before.0) * 1024 / rules as u64,
     );
 }
 
 /// Resident memory at rest, and with many connections that did one request each and then nothing.
 async fn idle(size: Size) {
-    // Each end of each connection takes a descriptor: here, and in the gateway that inherits the bound.
+    // Each end of each connection takes a descriptor: here, and in the gateway, which inherits the bound.
     let pid = std::process::id().to_string();
     let raised = Command::new("prlimit")
-        .args(["--pid", &pid, "--nofile=30000:30000"])
+        .args(["--pid", &pid, "--nofile=20000:"])
         .status();
     if !raised.is_ok_and(|status| status.success()) {
         println!("memory: cannot raise the bound of open files; fewer connections");
@@ -610,7 +610,7 @@ async fn bodies(size: Size) {
             "bodies: {} MiB {direction} in {:.2?}, {:.2?} of processor time: resident memory {} KiB before, {} at most, {} after",
             size.body_bytes / 1024 / 1024,
             begin.elapsed(),
-            gateway.processor_time() - before.1,
+            gateway.processor_time().saturating_sub(before.1),
             before.0,
             gateway.kib("VmHWM"),
             gateway.kib("VmRSS"),

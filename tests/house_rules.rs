@@ -228,7 +228,9 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
 fn places(test: &str) -> (Vec<PathBuf>, &str) {
     let (module, name) = test.rsplit_once("::").expect("a module and a name");
     let Some(module) = module.strip_suffix("::tests") else {
-        return (vec![root().join(format!("tests/it/{module}.rs"))], name);
+        let scenarios = ["tests/it", "tests"].map(|folder| root().join(folder));
+        let files = scenarios.map(|folder| folder.join(format!("{module}.rs")));
+        return (files.to_vec(), name);
     };
     let folder = root().join("src").join(module.replace("::", "/"));
     let places = vec![

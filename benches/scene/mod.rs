@@ -7,7 +7,7 @@ pub(crate) mod race;
 #[path = "../../tests/it/support/keys.rs"]
 mod keys;
 #[path = "../../tests/it/support/tokens.rs"]
-mod tokens;
+pub(crate) mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ use jotgate::token::{ClaimNames, ClaimPath, Claims, Places, Rules, TokenCache, T
 use serde_json::{Value, json};
 
 pub(crate) use self::keys::key;
-pub(crate) use self::tokens::{NOW, Token, assemble, split};
+pub(crate) use self::tokens::{NOW, Token};
 
 /// The one issuer.
 pub(crate) const ISSUER: &str = "https://id.example.com";
