@@ -817,7 +817,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledged_rule_is_never_missed_while_shards_grow_and_are_swept() {
+    fn an_acknowledged_rule_is_never_missed_while_shards_grow_and_shrink() {
         const RULES: u64 = 20_000;
         let (index, mut writer) = index(100_000);
         let tokens: Arc<[TokenKeys]> = (0..RULES).map(|number| token(number, 5)).collect();
@@ -864,6 +864,10 @@ mod tests {
                 ])
                 .unwrap();
             acknowledged.store(number + 1, Ordering::Release);
+            if number % 3 == 0 {
+                let noise = user(RULES + number, 5, 1).fingerprint;
+                writer.lift(Kind::User, noise, None);
+            }
             writer.sweep(
                 usize::try_from(number).unwrap() % SHARDS,
                 UnixSeconds(10),

@@ -354,7 +354,7 @@ async fn a_rule_is_forgotten_when_it_can_no_longer_matter_and_not_before() {
 async fn after_the_acknowledgement_no_request_passes() {
     let scene = scene().await;
     let admin = scene.gateway.admin();
-    for n in 0..100 {
+    for n in 0..300 {
         let sid = format!("s{n}");
         let token = scene.issuer.token("alice").sid(&sid).sign();
         let passing: Vec<_> = (0..4)
