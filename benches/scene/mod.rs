@@ -183,6 +183,7 @@ pub(crate) fn rule(kind: Kind, value: &str) -> Rule {
     Rule {
         kind,
         fingerprint: fingerprinter().of(kind, ISSUER, value),
+        pin: None,
         span: Span {
             cutoff: Cutoff::ALWAYS,
             until: Until::LIFTED,
@@ -225,6 +226,7 @@ pub(crate) fn filled(entries: usize) -> (Arc<Index>, IndexWriter) {
         .map(|number| Rule {
             kind: kinds(number),
             fingerprint: random.fingerprint(),
+            pin: None,
             span: Span {
                 cutoff: Cutoff::at(UnixSeconds(NOW - 1)),
                 until: Until::LIFTED,
