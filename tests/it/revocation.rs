@@ -9,6 +9,7 @@ use jotgate::jwks::Algorithm;
 use serde_json::{Value, json};
 
 use crate::support::gateway::{READER_TOKEN, REVOKER_TOKEN};
+use crate::support::issuer::Mode;
 use crate::support::keys::{encode, key};
 use crate::support::tokens::{self, LIFETIME, NOW};
 use crate::support::{Gateway, Issuer, Setup, Upstream};
@@ -651,6 +652,23 @@ async fn an_issuers_token_may_call_by_its_scopes() {
         .revoke_session(scene.issuer.url(), "o")
         .await;
     assert_eq!(list(&reader).await, "401 unauthenticated");
+}
+
+#[tokio::test]
+async fn without_the_issuers_keys_only_secrets_let_a_caller_in() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    issuer.behave(Mode::Fail(500));
+    let gateway = Setup::new(&issuer, &upstream)
+        .env("JOTGATE__ADMIN__ISSUER", "main")
+        .start_unready()
+        .await;
+    let token = issuer.token("olga").scope("jotgate:read").sign();
+    let list = async |token: &str| {
+        let admin = gateway.admin_as(token);
+        admin.request("GET", "/v1/revocations").await.verdict()
+    };
+    assert_eq!(list(&token).await, "503 keys_unavailable");
+    assert_eq!(list(READER_TOKEN).await, "200");
 }
 
 #[tokio::test]
