@@ -18,7 +18,7 @@ use crate::authorize::{Bearer, Issuer, Tables};
 use crate::base::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{self, Shutdown};
-use crate::control::admin::{Admin, serve};
+use crate::control::admin::{Admin, Door, serve};
 use crate::control::denylist::{
     IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
 };
@@ -118,11 +118,11 @@ impl Gateway {
         let shared = Arc::new(Shared {
             desk,
             plan: ArcSwap::from_pointee(plan),
-            tables: Tables {
+            tables: Arc::new(Tables {
                 tokens: TokenCache::new(settings.token_cache_bytes, Bearer::weight),
                 denylist: denylist.index,
                 fingerprinter: denylist.fingerprinter,
-            },
+            }),
             clock: clock.clone(),
             metrics: metrics.clone(),
         });
@@ -353,7 +353,21 @@ async fn start_admin(
     let listener = TcpListener::bind(settings.address).await.map_err(fault)?;
     let address = listener.local_addr().map_err(fault)?;
     tracing::info!(%address, "the admin API answers");
-    let admin = Arc::new(Admin::new(settings, revocations, report.views(), clock));
+    let door = settings.issuer.as_ref().and_then(|wanted| {
+        // The configuration has shown that it is there.
+        let issuer = report
+            .issuers
+            .iter()
+            .find(|issuer| issuer.name == wanted.name)?;
+        Some(Door::new(
+            Arc::clone(issuer),
+            wanted.clone(),
+            Arc::clone(&report.shared.tables),
+            clock.clone(),
+        ))
+    });
+    let admin = Admin::new(settings, revocations, report.views(), clock, door);
+    let admin = Arc::new(admin);
     tasks.spawn(serve(listener, admin, control.clone()));
     Ok(address)
 }

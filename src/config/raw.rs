@@ -173,6 +173,15 @@ sections! {
     Admin {
         address: String,
         tokens: List<AdminToken>,
+        issuer: String,
+        scopes: AdminScopes,
+    }
+
+    /// `admin.scopes`
+    AdminScopes {
+        read: String,
+        revoke: String,
+        security: String,
     }
 
     /// `[[admin.tokens]]`
@@ -216,6 +225,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("routes[].cors", Cors::KEYS),
     ("denylist", Denylist::KEYS),
     ("admin", Admin::KEYS),
+    ("admin.scopes", AdminScopes::KEYS),
     ("admin.tokens[]", AdminToken::KEYS),
     ("admin.tokens[].secret", SecretTable::KEYS),
     ("telemetry", Telemetry::KEYS),
@@ -233,7 +243,7 @@ const LATER: &[(&str, &[&str])] = &[
     ),
     ("routes[]", &["expression", "mode", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
-    ("admin", &["tls", "issuer", "scope"]),
+    ("admin", &["tls"]),
     ("telemetry", &["otlp"]),
 ];
 

@@ -135,8 +135,23 @@ pub struct Denylist {
 pub struct Admin {
     /// Loopback, until TLS comes to this listener.
     pub address: SocketAddr,
-    /// Who may call.
+    /// Who may call with a secret. Empty only if there is an issuer.
     pub tokens: Vec<AdminToken>,
+    /// Whose tokens may call, too.
+    pub issuer: Option<AdminIssuer>,
+}
+
+/// `admin.issuer` and `admin.scopes`
+#[derive(Clone, Debug)]
+pub struct AdminIssuer {
+    /// One of the issuers.
+    pub name: IssuerName,
+    /// The scope that gives [`Role::Read`]. Default `jotgate:read`.
+    pub read: Box<str>,
+    /// The scope that gives [`Role::Revoke`]. Default `jotgate:revoke`.
+    pub revoke: Box<str>,
+    /// The scope that gives [`Role::Security`]. Default `jotgate:security`.
+    pub security: Box<str>,
 }
 
 /// One caller of the admin API.

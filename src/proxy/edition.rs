@@ -27,7 +27,7 @@ pub struct Shared {
     /// Swapped whole on a reload.
     pub plan: ArcSwap<Plan>,
     /// Read by every request.
-    pub tables: Tables,
+    pub tables: Arc<Tables>,
     /// Tells the time.
     pub clock: Clock,
     /// Counts.

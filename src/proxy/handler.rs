@@ -753,7 +753,7 @@ mod tests {
         let shared = Arc::new(Shared {
             desk: crate::denylist::desk().0,
             plan: ArcSwap::from_pointee(plan(port)),
-            tables,
+            tables: Arc::new(tables),
             clock: Clock::system(),
             metrics,
         });

@@ -571,3 +571,25 @@ async fn the_admin_listener_says_live_ready_and_metrics_without_a_credential() {
     }
     assert_eq!(admin.request("GET", "/nothing").await.status(), 404);
 }
+
+#[tokio::test]
+async fn the_status_is_what_the_description_says() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let gateway = Setup::new(&issuer, &upstream).start().await;
+    let get = async |path: &str| gateway.admin().request("GET", path).await.json();
+    let (status, description) = (get("/v1/status").await, get("/v1/openapi.json").await);
+    let described = &description["components"]["schemas"]["Status"]["properties"];
+    let names = |value: &serde_json::Value| -> Vec<String> {
+        value
+            .as_object()
+            .expect("members")
+            .keys()
+            .cloned()
+            .collect()
+    };
+    assert_eq!(names(&status), names(described));
+    let issuer = &described["issuers"]["items"]["properties"];
+    assert_eq!(names(&status["issuers"][0]), names(issuer));
+    let cache = &described["token_cache"]["properties"];
+    assert_eq!(names(&status["token_cache"]), names(cache));
+}

@@ -9,6 +9,7 @@ use jotgate::jwks::Algorithm;
 use serde_json::{Value, json};
 
 use crate::support::gateway::{READER_TOKEN, REVOKER_TOKEN};
+use crate::support::issuer::Mode;
 use crate::support::keys::{encode, key};
 use crate::support::tokens::{self, LIFETIME, NOW};
 use crate::support::{Gateway, Issuer, Setup, Upstream};
@@ -589,6 +590,94 @@ async fn a_pin_with_a_date_is_refused_and_a_full_denylist_takes_no_pin() {
     let full = scene.gateway.admin().post_rule(&pin("alice")).await;
     assert_eq!(full.code(), "denylist_full");
     scene.passes(&token).await;
+}
+
+#[tokio::test]
+async fn an_issuers_token_may_call_by_its_scopes() {
+    let scene = scene_with(|setup| {
+        setup
+            .env("JOTGATE__ADMIN__ISSUER", "main")
+            .env("JOTGATE__ADMIN__SCOPES__REVOKE", "kick")
+    })
+    .await;
+    let staff = |scope: &str| scene.issuer.token("olga").sid("o").scope(scope);
+    let rule = scene.rule(json!({"sub": "alice"}));
+    let post = async |token: &str, rule: &Value| {
+        let answer = scene.gateway.admin_as(token).post_rule(rule).await;
+        answer.verdict()
+    };
+    let list = async |token: &str| {
+        let admin = scene.gateway.admin_as(token);
+        admin.request("GET", "/v1/revocations").await.verdict()
+    };
+    // No role includes another, and names that were changed are what they were changed to.
+    let reader = staff("jotgate:read").sign();
+    assert_eq!(list(&reader).await, "200");
+    assert_eq!(post(&reader, &rule).await, "403 forbidden");
+    assert_eq!(
+        post(&staff("jotgate:revoke").sign(), &rule).await,
+        "403 forbidden"
+    );
+    let kicker = staff("orders:write kick").sign();
+    assert_eq!(post(&kicker, &rule).await, "200");
+    assert_eq!(list(&kicker).await, "403 forbidden");
+    let client = scene.rule(json!({"client_id": "web"}));
+    assert_eq!(post(&kicker, &client).await, "403 forbidden");
+    assert_eq!(
+        post(&staff("jotgate:security").sign(), &client).await,
+        "200"
+    );
+    let rules = scene
+        .gateway
+        .admin()
+        .request("GET", "/v1/revocations?kind=user")
+        .await;
+    assert_eq!(rules.json()["rules"][0]["by"], "olga");
+    // Whatever a route would refuse is refused here.
+    let all = "jotgate:read kick jotgate:security";
+    for refused in [
+        staff(all).claim("aud", "elsewhere").sign(),
+        staff(all).issued(NOW - 2 * LIFETIME).sign(),
+        staff(all).without("sub").sign(),
+        scene.issuer.token("alice").scope(all).sign(),
+        format!("{}A", staff(all).sign()),
+        staff(all).key(key(Algorithm::ES256, 7)).sign(),
+    ] {
+        assert_eq!(list(&refused).await, "401 unauthenticated", "{refused}");
+    }
+    // Configured secrets go on, and the denylist counts from the next request on.
+    scene
+        .gateway
+        .admin()
+        .revoke_session(scene.issuer.url(), "o")
+        .await;
+    assert_eq!(list(&reader).await, "401 unauthenticated");
+}
+
+#[tokio::test]
+async fn without_the_issuers_keys_only_secrets_let_a_caller_in() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    issuer.behave(Mode::Fail(500));
+    let gateway = Setup::new(&issuer, &upstream)
+        .env("JOTGATE__ADMIN__ISSUER", "main")
+        .start_unready()
+        .await;
+    let token = issuer.token("olga").scope("jotgate:read").sign();
+    let list = async |token: &str| {
+        let admin = gateway.admin_as(token);
+        admin.request("GET", "/v1/revocations").await.verdict()
+    };
+    assert_eq!(list(&token).await, "503 keys_unavailable");
+    assert_eq!(list(READER_TOKEN).await, "200");
+}
+
+#[tokio::test]
+async fn without_an_issuer_for_it_nobodys_token_may_call() {
+    let scene = scene().await;
+    let token = scene.issuer.token("olga").scope("jotgate:read").sign();
+    let admin = scene.gateway.admin_as(&token);
+    let answer = admin.request("GET", "/v1/revocations").await;
+    assert_eq!(answer.verdict(), "401 unauthenticated");
 }
 
 #[tokio::test]

@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 
 use super::check::{Check, Unique};
+use super::issuers::Names;
+use super::routes::scope;
+use crate::base::names::IssuerName;
 use crate::base::secret::{ExposeSecret, Secret, equal};
 use crate::config::place::KeyPath;
 use crate::config::raw;
-use crate::config::settings::{Admin, AdminToken, Role};
+use crate::config::settings::{Admin, AdminIssuer, AdminToken, Role};
 use crate::listener::{Address, Options};
 
 /// Shortest token of the admin API, in bytes: 128 bits, if each byte is as random as a byte of hex or base64 is.
@@ -16,6 +19,7 @@ const TOKEN_BYTES_MIN: usize = 16;
 pub(super) fn admin(
     raw: Option<&raw::Admin>,
     listeners: &[Options],
+    issuers: &Names,
     check: &mut Check<'_>,
 ) -> Option<Admin> {
     let raw = raw?;
@@ -29,10 +33,11 @@ pub(super) fn admin(
         )
         .and_then(|text| address(&at.key("address"), text, listeners, check));
     let tokens_at = at.key("tokens");
-    if raw.tokens.as_ref().is_none_or(raw::List::is_empty) {
+    let has_issuer = raw.issuer.is_some() || check.is_hole(&at.key("issuer"));
+    if raw.tokens.as_ref().is_none_or(raw::List::is_empty) && !has_issuer {
         check.fault(
             &tokens_at,
-            "there is none, so nobody could call; write [[admin.tokens]] with name, secret = { env = \"JOTGATE_ADMIN_TOKEN\" } and roles = [\"read\"]",
+            "there is none, so nobody could call; write [[admin.tokens]] with name, secret = { env = \"JOTGATE_ADMIN_TOKEN\" } and roles = [\"read\"], or issuer = \"…\"",
         );
     }
     let mut names = Unique::new();
@@ -64,6 +69,51 @@ pub(super) fn admin(
     Some(Admin {
         address: address?,
         tokens,
+        issuer: issuer(raw, &at, issuers, check),
+    })
+}
+
+/// Whose tokens may call, and what their scopes mean.
+fn issuer(
+    raw: &raw::Admin,
+    at: &KeyPath,
+    issuers: &Names,
+    check: &mut Check<'_>,
+) -> Option<AdminIssuer> {
+    let scopes_at = at.key("scopes");
+    let unset = raw::AdminScopes::default();
+    let scopes = raw.scopes.as_ref().unwrap_or(&unset);
+    let mut named = |key: &str, given: Option<&String>, default: &str| {
+        let given = given.map(|text| check.parsed(&scopes_at.key(key), text, scope));
+        given.flatten().unwrap_or_else(|| default.into())
+    };
+    let read = named("read", scopes.read.as_ref(), "jotgate:read");
+    let revoke = named("revoke", scopes.revoke.as_ref(), "jotgate:revoke");
+    let security = named("security", scopes.security.as_ref(), "jotgate:security");
+    let Some(text) = &raw.issuer else {
+        if raw.scopes.is_some() && !check.is_hole(&at.key("issuer")) {
+            check.fault(
+                &scopes_at,
+                "means nothing without an issuer whose tokens have them; write issuer = \"…\", or leave it out",
+            );
+        }
+        return None;
+    };
+    let Some(name) = issuers.known.iter().find(|known| known.as_str() == text) else {
+        if !issuers.incomplete {
+            let known: Vec<&str> = issuers.known.iter().map(IssuerName::as_str).collect();
+            check.fault(
+                &at.key("issuer"),
+                format!("{text:?} is no issuer; write one of {known:?}"),
+            );
+        }
+        return None;
+    };
+    Some(AdminIssuer {
+        name: name.clone(),
+        read,
+        revoke,
+        security,
     })
 }
 
@@ -235,6 +285,39 @@ mod tests {
             settings.admin.expect("admin").tokens[0].roles,
             [Role::Security, Role::Read]
         );
+    }
+
+    #[test]
+    fn an_issuer_may_stand_for_tokens_and_its_scopes_have_names() {
+        let with = |lines: &str| {
+            format!("{BASE}[admin]\naddress = \"127.0.0.1:0\"\n{lines}\n").replace(
+                "issuer = \"https://id.example.com\"",
+                "name = \"staff\"\nissuer = \"https://id.example.com\"",
+            )
+        };
+        let admin = good(&with("issuer = \"staff\"")).admin.expect("admin");
+        assert!(admin.tokens.is_empty());
+        let issuer = admin.issuer.expect("an issuer");
+        assert_eq!(issuer.name.as_str(), "staff");
+        assert_eq!(
+            [&*issuer.read, &*issuer.revoke, &*issuer.security],
+            ["jotgate:read", "jotgate:revoke", "jotgate:security"]
+        );
+        let named = good(&with("issuer = \"staff\"\nscopes = { revoke = \"kick\" }"));
+        let issuer = named.admin.expect("admin").issuer.expect("an issuer");
+        assert_eq!((&*issuer.read, &*issuer.revoke), ("jotgate:read", "kick"));
+        check(&with("issuer = \"other\""), "admin.issuer", "is no issuer");
+        for scope in ["", "two words", "a\\\"b"] {
+            check(
+                &with(&format!(
+                    "issuer = \"staff\"\nscopes = {{ read = \"{scope}\" }}"
+                )),
+                "admin.scopes.read",
+                "is no scope",
+            );
+        }
+        let lonely = token(OPS).replace("[admin]", "[admin]\nscopes = { read = \"a\" }");
+        check(&lonely, "admin.scopes", "means nothing without an issuer");
     }
 
     #[test]

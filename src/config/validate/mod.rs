@@ -28,7 +28,7 @@ pub(super) fn settings(root: &Root, check: &mut Check<'_>) -> Settings {
     let issuers = issuers::issuers(root.issuers.as_ref(), check);
     let mut upstreams = upstreams::upstreams(root.upstreams.as_ref(), check);
     let routes = routes::routes(root.routes.as_ref(), &issuers.names, &mut upstreams, check);
-    let admin = admin::admin(root.admin.as_ref(), &listeners, check);
+    let admin = admin::admin(root.admin.as_ref(), &listeners, &issuers.names, check);
     let process = process::process(root, check);
     Settings {
         workers: process.workers,

@@ -421,7 +421,7 @@ fn scopes(raw: Option<&raw::List<String>>, path: &KeyPath, check: &mut Check<'_>
 }
 
 /// One scope token (RFC 6749 section 3.3). It stands in a quoted string of `WWW-Authenticate`.
-fn scope(text: &str) -> Result<Box<str>, &'static str> {
+pub(super) fn scope(text: &str) -> Result<Box<str>, &'static str> {
     let is_token = text
         .bytes()
         .all(|b| matches!(b, 0x21 | 0x23..=0x5B | 0x5D..=0x7E));

@@ -90,7 +90,7 @@ pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<
     let path = head.uri.path();
     // Strangers do not learn which paths there are.
     let caller = if path.starts_with("/v1/") {
-        Some(admin.callers.identify(&head.headers)?)
+        Some(admin.callers.identify(&head.headers).await?)
     } else {
         None
     };
@@ -120,7 +120,7 @@ pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<
             Ok(ok(&admin.status()))
         }
         Endpoint::Rules if method == Method::POST => {
-            admin.revoke(caller, &head.headers, body).await
+            admin.revoke(&caller, &head.headers, body).await
         }
         Endpoint::Rules => {
             caller.require(Role::Read)?;
@@ -128,7 +128,7 @@ pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<
         }
         Endpoint::Rule(id) if method == Method::DELETE => {
             caller.require(Role::Security)?;
-            admin.lift(caller, id).await
+            admin.lift(&caller, id).await
         }
         Endpoint::Rule(id) => {
             caller.require(Role::Read)?;

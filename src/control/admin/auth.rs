@@ -1,59 +1,157 @@
-//! Who calls the admin API, and what they may do.
+//! Who calls the admin API, and what they may do: who has a secret of the configuration, and, if there is an issuer for it,
+//! who has one of its tokens. Such a token is decided as on any request, denylist included.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use super::problem::Problem;
+use crate::authorize::{Access, Decision, Denied, Issuer, Pass, Presented, Tables, decide};
+use crate::base::clock::Clock;
 use crate::base::secret::{ExposeSecret, Secret, equal};
-use crate::config::settings::{AdminToken, Role};
+use crate::config::settings::{AdminIssuer, AdminToken, Role};
+use crate::jwks::RefreshOutcome;
+use crate::policy::{Auth, Requirement};
+use crate::token::Places;
+
+/// Longest time that a caller waits for a key that nobody knows yet.
+const KEY_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// One who may call.
+#[derive(Clone)]
 pub(super) struct Caller {
     /// For the audit line.
     pub(super) name: Arc<str>,
-    secret: Secret,
     roles: Vec<Role>,
 }
 
 /// All who may call.
-pub(super) struct Callers(Vec<Caller>);
+pub(super) struct Callers {
+    known: Vec<(Secret, Caller)>,
+    door: Option<Door>,
+}
 
-impl Callers {
-    pub(super) fn new(tokens: Vec<AdminToken>) -> Self {
-        Self(
-            tokens
-                .into_iter()
-                .map(|token| Caller {
-                    name: token.name.into(),
-                    secret: token.secret,
-                    roles: token.roles,
-                })
-                .collect(),
-        )
+/// Lets in who has a token of one issuer.
+#[derive(Debug)]
+pub struct Door {
+    access: Access,
+    tables: Arc<Tables>,
+    scopes: AdminIssuer,
+    clock: Clock,
+}
+
+impl Door {
+    /// The door for the tokens of this issuer.
+    #[must_use]
+    pub fn new(
+        issuer: Arc<Issuer>,
+        scopes: AdminIssuer,
+        tables: Arc<Tables>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            access: Access {
+                auth: Auth::Required,
+                issuers: [issuer].into_iter().collect(),
+                places: Places {
+                    authorization: true,
+                    header: None,
+                    cookie: None,
+                    query: None,
+                    forward: false,
+                },
+                requirement: Requirement::default(),
+            },
+            tables,
+            scopes,
+            clock,
+        }
     }
 
-    /// The caller whose secret the request carries, in `Authorization: Bearer` (RFC 6750 section 2.1).
-    pub(super) fn identify(&self, headers: &HeaderMap) -> Result<&Caller, Problem> {
+    /// The caller whose token it is. A token that names nobody has no caller: the audit line needs a name.
+    async fn identify(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let presented = Presented {
+            headers,
+            query: None,
+        };
+        let decide = || decide(&self.access, presented, &self.tables, self.clock.now()).decision;
+        let mut decision = decide();
+        if let Decision::KeyUnknown(issuer) = &decision {
+            decision = match issuer.refresh.ask(KEY_WAIT_MAX).await {
+                RefreshOutcome::Refreshed => decide(),
+                RefreshOutcome::CoolingDown => decision,
+                RefreshOutcome::Failed | RefreshOutcome::TimedOut | RefreshOutcome::TooMany => {
+                    Decision::Deny(Denied::KeysUnavailable)
+                }
+            };
+        }
+        let bearer = match decision {
+            Decision::Pass(Pass { bearer }) => bearer,
+            Decision::Deny(Denied::KeysUnavailable) => return Err(Problem::keys_unavailable()),
+            Decision::Deny(_) | Decision::KeyUnknown(_) => None,
+        };
+        let (bearer, _) = bearer.ok_or_else(unknown)?;
+        let name = bearer.claims.subject.as_deref().ok_or_else(unknown)?;
+        let held = |scope: &str| bearer.claims.scopes.iter().any(|held| **held == *scope);
+        let roles = [
+            (Role::Read, &self.scopes.read),
+            (Role::Revoke, &self.scopes.revoke),
+            (Role::Security, &self.scopes.security),
+        ];
+        Ok(Caller {
+            name: name.into(),
+            roles: roles
+                .into_iter()
+                .filter(|(_, scope)| held(scope))
+                .map(|(role, _)| role)
+                .collect(),
+        })
+    }
+}
+
+fn unknown() -> Problem {
+    Problem::unauthenticated("Bearer realm=\"jotgate admin\", error=\"invalid_token\"")
+}
+
+impl Callers {
+    pub(super) fn new(tokens: Vec<AdminToken>, door: Option<Door>) -> Self {
+        let known = tokens.into_iter().map(|token| {
+            let caller = Caller {
+                name: token.name.into(),
+                roles: token.roles,
+            };
+            (token.secret, caller)
+        });
+        Self {
+            known: known.collect(),
+            door,
+        }
+    }
+
+    /// The caller whose secret or token the request carries, in `Authorization: Bearer` (RFC 6750 section 2.1).
+    pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else {
             return Err(Problem::unauthenticated("Bearer realm=\"jotgate admin\""));
         };
-        let unknown =
-            || Problem::unauthenticated("Bearer realm=\"jotgate admin\", error=\"invalid_token\"");
         if values.next().is_some() {
             return Err(unknown());
         }
         let sent = bearer(value.as_bytes()).ok_or_else(unknown)?;
         // Every secret is compared, so that the time tells neither which one fits nor how far.
         let mut found = None;
-        for caller in &self.0 {
-            if equal(sent, caller.secret.expose_secret()) {
+        for (secret, caller) in &self.known {
+            if equal(sent, secret.expose_secret()) {
                 found = Some(caller);
             }
         }
-        found.ok_or_else(unknown)
+        match (found, &self.door) {
+            (Some(caller), _) => Ok(caller.clone()),
+            (None, Some(door)) => door.identify(headers).await,
+            (None, None) => Err(unknown()),
+        }
     }
 }
 
@@ -104,53 +202,57 @@ mod tests {
             secret: secret(bytes.to_vec()),
             roles,
         };
-        Callers::new(vec![
-            token("reader", b"0123456789abcdef", vec![Role::Read]),
-            token(
-                "ops",
-                b"fedcba9876543210",
-                vec![Role::Revoke, Role::Security],
-            ),
-        ])
+        Callers::new(
+            vec![
+                token("reader", b"0123456789abcdef", vec![Role::Read]),
+                token(
+                    "ops",
+                    b"fedcba9876543210",
+                    vec![Role::Revoke, Role::Security],
+                ),
+            ],
+            None,
+        )
     }
 
-    #[track_caller]
-    fn check(values: &[&str], expected: Option<&str>) {
+    async fn check(values: &[&str], expected: Option<&str>) {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
         let callers = callers();
-        let found = callers.identify(&headers).ok();
-        assert_eq!(found.map(|caller| &*caller.name), expected, "{values:?}");
+        let found = callers.identify(&headers).await.ok();
+        let found = found.as_ref().map(|caller| &*caller.name);
+        assert_eq!(found, expected, "{values:?}");
     }
 
-    #[test]
-    fn the_secret_names_the_caller() {
-        check(&["Bearer 0123456789abcdef"], Some("reader"));
-        check(&["bearer  fedcba9876543210 "], Some("ops"));
+    #[tokio::test]
+    async fn the_secret_names_the_caller() {
+        check(&["Bearer 0123456789abcdef"], Some("reader")).await;
+        check(&["bearer  fedcba9876543210 "], Some("ops")).await;
     }
 
-    #[test]
-    fn nothing_else_does() {
-        check(&[], None);
-        check(&["Bearer"], None);
-        check(&["Bearer "], None);
-        check(&["Bearer 0123456789abcde"], None);
-        check(&["Bearer 0123456789abcdeF"], None);
-        check(&["Bearer 0123456789abcdef0"], None);
-        check(&["Basic 0123456789abcdef"], None);
-        check(&["0123456789abcdef"], None);
+    #[tokio::test]
+    async fn nothing_else_does() {
+        check(&[], None).await;
+        check(&["Bearer"], None).await;
+        check(&["Bearer "], None).await;
+        check(&["Bearer 0123456789abcde"], None).await;
+        check(&["Bearer 0123456789abcdeF"], None).await;
+        check(&["Bearer 0123456789abcdef0"], None).await;
+        check(&["Basic 0123456789abcdef"], None).await;
+        check(&["0123456789abcdef"], None).await;
         check(
             &["Bearer 0123456789abcdef", "Bearer 0123456789abcdef"],
             None,
-        );
+        )
+        .await;
     }
 
     #[test]
     fn no_role_includes_another() {
         let callers = callers();
-        let (reader, ops) = (&callers.0[0], &callers.0[1]);
+        let (reader, ops) = (&callers.known[0].1, &callers.known[1].1);
         assert!(reader.require(Role::Read).is_ok());
         assert!(reader.require(Role::Revoke).is_err());
         assert!(reader.require(Role::Security).is_err());

@@ -22,6 +22,7 @@ use super::denylist::Revocations;
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::config::settings;
 
+pub use self::auth::Door;
 pub use self::server::serve;
 
 /// Whether the gateway can serve, and what it waits for if not.
@@ -75,16 +76,17 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The API for these callers. Counts the uptime from here.
+    /// The API for these callers, and for those that come through the door. Counts the uptime from here.
     #[must_use]
     pub fn new(
         settings: settings::Admin,
         revocations: Revocations,
         views: Views,
         clock: Clock,
+        door: Option<Door>,
     ) -> Self {
         Self {
-            callers: Callers::new(settings.tokens),
+            callers: Callers::new(settings.tokens, door),
             revocations,
             views,
             started: clock.now(),

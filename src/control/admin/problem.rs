@@ -45,9 +45,20 @@ impl Problem {
         let problem = Self::new(
             StatusCode::UNAUTHORIZED,
             "unauthenticated",
-            "send the secret of one of the [[admin.tokens]] as Authorization: Bearer …",
+            "send the secret of one of the [[admin.tokens]], or a token of the issuer that the admin API accepts, as \
+             Authorization: Bearer …",
         );
         problem.with(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// The caller's token cannot be checked, which is not the caller's fault.
+    pub(super) fn keys_unavailable() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "keys_unavailable",
+            "the keys of the issuer are not there, so its tokens cannot be checked; try again, or call with the secret of one \
+             of the [[admin.tokens]]",
+        )
     }
 
     /// A known caller that may not do this.

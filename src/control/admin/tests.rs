@@ -111,8 +111,9 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
             token("all", &[Role::Read, Role::Revoke, Role::Security]),
             token("none", &[]),
         ],
+        issuer: None,
     };
-    let admin = Arc::new(Admin::new(settings, revocations, views, clock));
+    let admin = Arc::new(Admin::new(settings, revocations, views, clock, None));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
