@@ -127,12 +127,18 @@ impl Framing {
         }
     }
 
-    fn begin_line(&mut self, at: usize, bytes: &[u8]) {
+    fn begin_line(&mut self, at: usize, bytes: &mut [u8]) {
         self.begun.extend_from_slice(&bytes[at..]);
-        if self.begun.len() > self.line_bytes_max {
-            self.begun = Vec::new();
-            self.state = State::Overlong;
+        if self.begun.len() <= self.line_bytes_max {
+            return;
         }
+        self.begun = Vec::new();
+        self.state = match self.state {
+            State::Start | State::Header => State::Overlong,
+            // hyper counts neither the zeros before a chunk's size nor the blanks after it.
+            _ => State::Dead(0),
+        };
+        self.pass(&mut bytes[at..]);
     }
 
     /// A whole line without its LF; says what follows it.
@@ -367,6 +373,22 @@ mod tests {
     fn a_head_that_hyper_refuses_by_its_size_is_left_to_it() {
         let long = format!("{HEAD}x: {}", "a".repeat(2000));
         assert_eq!(seen(&long, 100), long.as_bytes());
+    }
+
+    #[test]
+    fn a_line_of_a_body_is_not_left_to_hyper_however_long_it_is() {
+        let chunked = format!("{HEAD}transfer-encoding: chunked\r\n\r\n");
+        for line in [
+            "0".repeat(2000) + "1",
+            "1".to_owned() + &" ".repeat(2000),
+            "1;".to_owned() + &"a".repeat(2000),
+            "1\r\na".to_owned() + &" ".repeat(2000),
+            "0\r\nx: ".to_owned() + &"a".repeat(2000),
+        ] {
+            let seen = seen(&format!("{chunked}{line}\r\na\r\n0\n\n{HEAD}"), 100);
+            let dead = seen.iter().position(|byte| *byte == 0).unwrap();
+            assert!(seen[dead..].iter().all(|byte| UNREADABLE.contains(byte)));
+        }
     }
 
     proptest! {

@@ -29,7 +29,7 @@ const SWEEP_STEP: Duration = Duration::from_secs(1);
 
 /// Rules are kept this much longer than they say: the largest leeway. A token dated ahead by as much as the leeway
 /// allows lives that much longer, and clocks are put right now and then.
-const KEPT_LONGER: Duration = Duration::from_mins(5);
+pub(super) const KEPT_LONGER: Duration = Duration::from_mins(5);
 
 /// Changes that wait for a sync. More wait in the inbox.
 const WAITING_MAX: usize = 1024;

@@ -29,6 +29,7 @@ use self::compact::{Rewritten, rewrite};
 use self::file::{HEADER_BYTES, draft_path, fault, is_torn, lock, record_at, scan};
 use self::places::{Key, Places};
 use super::record::{Record, RuleId};
+use super::writer::KEPT_LONGER;
 use crate::base::clock::UnixSeconds;
 use crate::denylist::{Cutoff, IndexWriter, Kind, Rule, SHARDS, Span, Until, shard_of};
 
@@ -94,14 +95,15 @@ pub(super) struct Edition {
 }
 
 impl Log {
-    /// Opens the log or makes one, and puts its rules into the index, except those that were over at `now`.
+    /// Opens the log or makes one, and puts its rules into the index, except those that a running gateway would have
+    /// forgotten at `now`.
     pub fn open(
         path: &Path,
         index: &mut IndexWriter,
         now: UnixSeconds,
         sync_seconds: Histogram,
     ) -> Result<Self, OpenError> {
-        Self::open_on(path, index, now, sync_seconds, |file| {
+        Self::open_on(path, index, now.minus(KEPT_LONGER), sync_seconds, |file| {
             Box::new(Arc::clone(file))
         })
     }
