@@ -294,18 +294,38 @@ async fn a_client_that_asks_first_is_told_to_go_on() {
     assert_eq!(scene.upstream.last().body, "hello");
 }
 
-/// More than all buffers on the way can hold, and little enough for a test.
-const LARGE: usize = 64 * 1024 * 1024;
+/// The most that the kernel holds between two sockets: it lets each buffer grow to these bounds.
+fn hop_bytes_max() -> usize {
+    ["tcp_rmem", "tcp_wmem"]
+        .map(|name| {
+            std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).expect("Linux has it")
+        })
+        .iter()
+        .map(|bounds| {
+            bounds
+                .split_whitespace()
+                .last()
+                .expect("three numbers")
+                .parse::<usize>()
+                .expect("a number")
+        })
+        .sum()
+}
 
-/// The most that may be on the way: two sockets' buffers (the kernel grows each to a few MiB) and the gateway's own.
-const ON_THE_WAY_MAX: usize = 24 * 1024 * 1024;
+/// What the gateway itself may hold of one body, its HTTP/2 windows included.
+const OWN_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// More than all buffers of the longest way hold: to the service and back.
+fn large() -> usize {
+    (5 * hop_bytes_max() + 2 * OWN_BYTES_MAX).next_multiple_of(CHUNK.len())
+}
 
 const CHUNK: &[u8] = &[b'x'; 64 * 1024];
 
-/// Sends chunks until nobody takes them any more, or `LARGE` is sent; says how much went.
+/// Sends chunks until nobody takes them any more, or a large body is sent; says how much went.
 async fn pour(frames: &mpsc::Sender<Frame<Bytes>>) -> usize {
     let mut total = 0;
-    while total < LARGE {
+    while total < large() {
         let send = frames.send(Frame::data(Bytes::from_static(CHUNK)));
         match tokio::time::timeout(Duration::from_millis(500), send).await {
             Ok(taken) => taken.expect("somebody reads"),
@@ -325,12 +345,12 @@ async fn a_slow_client_slows_the_service() {
         let answer = scene.get("/large").version(version).open().await.unwrap();
         let taken = pour(&frames).await;
         assert!(
-            taken < ON_THE_WAY_MAX,
+            taken < 2 * hop_bytes_max() + OWN_BYTES_MAX,
             "{taken} bytes were taken that nobody had read"
         );
         let rest = tokio::spawn(async move {
             let mut sent = taken;
-            while sent < LARGE {
+            while sent < large() {
                 frames
                     .send(Frame::data(Bytes::from_static(CHUNK)))
                     .await
@@ -347,7 +367,7 @@ async fn a_slow_client_slows_the_service() {
         })
         .await;
         rest.await.unwrap();
-        assert_eq!(read, LARGE);
+        assert_eq!(read, large());
     }
 }
 
@@ -368,7 +388,7 @@ async fn a_slow_service_slows_the_client() {
         };
         let sent = CHUNK.len() + pour(&frames).await;
         assert!(
-            sent < 2 * ON_THE_WAY_MAX,
+            sent < 4 * hop_bytes_max() + 2 * OWN_BYTES_MAX,
             "{sent} bytes were taken that nobody had read"
         );
         let total = sent;
