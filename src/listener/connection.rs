@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::accept::Place;
@@ -38,6 +38,8 @@ pub struct Coming(Rc<Connection>);
 #[derive(Clone, Debug)]
 pub(super) struct Phase {
     now: Arc<AtomicU8>,
+    /// The client has not taken what we have for it.
+    stalled: Arc<AtomicBool>,
     deadline: DeadlineHandle,
     /// None on HTTP/2, where bytes between requests are frames of the connection and begin no head.
     header_timeout: Option<Duration>,
@@ -64,6 +66,7 @@ impl Phase {
     ) -> Self {
         let phase = Self {
             now: Arc::new(AtomicU8::new(IDLE)),
+            stalled: Arc::default(),
             deadline,
             header_timeout,
             idle_timeout,
@@ -80,6 +83,19 @@ impl Phase {
                 self.deadline.set(header_timeout);
             }
             (BODY, _) => self.deadline.set(self.idle_timeout),
+            _ => {}
+        }
+    }
+
+    /// We have something for the client, and it took some of it or nothing.
+    pub(super) fn offered(&self, taken: bool) {
+        if self.stalled.swap(!taken, Ordering::Relaxed) != taken {
+            return;
+        }
+        match (self.now.load(Ordering::Relaxed), taken) {
+            (BUSY, true) => self.deadline.clear(),
+            (BUSY, false) => self.deadline.set(self.idle_timeout),
+            // A deadline runs already.
             _ => {}
         }
     }
@@ -101,8 +117,12 @@ impl Phase {
     }
 
     fn busy(&self) {
-        self.now.store(BUSY, Ordering::Relaxed);
-        self.deadline.clear();
+        let before = self.now.swap(BUSY, Ordering::Relaxed);
+        if !self.stalled.load(Ordering::Relaxed) {
+            self.deadline.clear();
+        } else if before == HEAD {
+            self.deadline.set(self.idle_timeout);
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Options {
     pub max_connections: usize,
     /// From the first byte of a request to the end of its head. Default 10 s.
     pub header_timeout: Duration,
-    /// A connection without a request; also before its first byte. Default 75 s.
+    /// A connection without a request, also before its first byte; and one whose client takes nothing of its answer. Default 75 s.
     pub idle_timeout: Duration,
     /// Largest request head, in bytes (431). Default 32 KiB.
     pub max_header_size: usize,

@@ -48,8 +48,10 @@ struct Inbound {
     fault: Rc<Cell<Option<BodyFault>>>,
     /// What trailers are checked against; None drops them all.
     trailers: Option<Arc<Plan>>,
-    /// What comes is no head of a next request, even if the answer was quicker.
-    _coming: Coming,
+    /// What comes is no head of a next request, even if the answer was quicker. None once it is left to the drain.
+    coming: Option<Coming>,
+    /// The bearer may have to stop, also when the answer is there already. None for strangers.
+    watch: Option<Watch>,
 }
 
 /// The time that a service has for its answer. It stands still while the client keeps us waiting.
@@ -86,6 +88,9 @@ pub enum BodyFault {
     /// Malformed chunks, or the client broke off.
     #[error("the body is malformed or broke off")]
     Broken,
+    /// A rule came, or the token expired.
+    #[error("the bearer may no longer send")]
+    Ended(Ended),
 }
 
 impl RequestBody {
@@ -94,7 +99,7 @@ impl RequestBody {
     pub(super) fn new(
         body: Incoming,
         (drain, untold): (Drain, bool),
-        coming: Coming,
+        (coming, watch): (Coming, Option<Watch>),
         deadline: Deadline,
         answer: AnswerClock,
         fault: Rc<Cell<Option<BodyFault>>>,
@@ -112,7 +117,8 @@ impl RequestBody {
             answer,
             fault,
             trailers,
-            _coming: coming,
+            coming: Some(coming),
+            watch,
         })))
     }
 }
@@ -127,13 +133,16 @@ impl Inbound {
 impl Drop for Inbound {
     /// The service has answered, or is gone, before the body was at its end.
     fn drop(&mut self) {
-        let is_readable = matches!(self.fault.get(), None | Some(BodyFault::TooLarge));
-        if let Some(body) = self.body.take()
+        let is_readable = matches!(
+            self.fault.get(),
+            None | Some(BodyFault::TooLarge | BodyFault::Ended(_))
+        );
+        if let (Some(body), Some(coming)) = (self.body.take(), self.coming.take())
             && is_readable
             && !self.untold
             && !body.is_end_stream()
         {
-            self.drain.leave(body);
+            self.drain.leave(body, coming);
         }
     }
 }
@@ -149,6 +158,9 @@ impl Body for RequestBody {
         let Some(inbound) = &mut self.0 else {
             return Poll::Ready(None);
         };
+        if let Some(Poll::Ready(ended)) = inbound.watch.as_ref().map(|watch| watch.poll(cx)) {
+            return inbound.fail(BodyFault::Ended(ended));
+        }
         let Some(body) = &mut inbound.body else {
             return Poll::Ready(None);
         };

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use crate::base::deadline::Deadlines;
+use crate::listener::Coming;
 
 /// Most bytes that are read of one body, and longest time. Whoever sends more is cut off.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -25,14 +26,15 @@ pub(super) struct Drain(Rc<Left>);
 
 #[derive(Default)]
 struct Left {
-    bodies: RefCell<Vec<Incoming>>,
+    /// With the word to their connections that what comes is no head of a next request.
+    bodies: RefCell<Vec<(Incoming, Coming)>>,
     more: Notify,
 }
 
 impl Drain {
     /// Leaves a body here. Can be called from a destructor, also while the thread ends.
-    pub(super) fn leave(&self, body: Incoming) {
-        self.0.bodies.borrow_mut().push(body);
+    pub(super) fn leave(&self, body: Incoming, coming: Coming) {
+        self.0.bodies.borrow_mut().push((body, coming));
         self.0.more.notify_one();
     }
 
@@ -40,11 +42,12 @@ impl Drain {
     pub(super) async fn run(self, deadlines: Deadlines) {
         loop {
             self.0.more.notified().await;
-            for body in self.0.bodies.take() {
+            for (body, coming) in self.0.bodies.take() {
                 let deadlines = deadlines.clone();
                 spawn_local(async move {
                     // Late or not, what remains is dropped.
                     let _ = deadlines.within(TIME_MAX, read(body)).await;
+                    drop(coming);
                 });
             }
         }

@@ -113,7 +113,7 @@ impl Exchange<'_> {
         let cors = self.route.and_then(|route| route.cors.as_ref());
         match outcome {
             Ok(Outcome::Service(sent)) => match self.obey(&sent).await {
-                Ok(()) => self.pass_on(sent, cors, origin, is_grpc),
+                Ok(obeyed) => self.pass_on(sent, obeyed, (cors, origin), is_grpc),
                 Err(failure) => self.refuse(&Refusal::Failure(failure), is_grpc, cors, origin),
             },
             Ok(Outcome::Own(response)) => self.own(response),
@@ -309,8 +309,10 @@ impl Exchange<'_> {
                 http2: service.pool.options().http2,
             },
         )?;
-        // An upload may outlive its token before there is any answer.
-        let watch = self.admission().filter(|_| !is_empty).map(Admission::watch);
+        // An upload may outlive its token before there is any answer, and go on after it.
+        let watch = || self.admission().map(Admission::watch);
+        let upload_watch = if is_empty { None } else { watch() };
+        let watch = if is_empty { None } else { watch() };
         let deadline = self.worker.deadlines.deadline();
         let clock = AnswerClock::new(deadline.handle(), route.timeout);
         clock.start();
@@ -319,7 +321,7 @@ impl Exchange<'_> {
             Some(body) if !is_empty => RequestBody::new(
                 body,
                 (self.worker.drain.clone(), self.waits),
-                self.connection.expect_body(),
+                (self.connection.expect_body(), upload_watch),
                 self.worker.deadlines.deadline(),
                 clock,
                 Rc::clone(&fault),
@@ -352,6 +354,7 @@ impl Exchange<'_> {
             (Refusal::Failure(_), Some(BodyFault::TooLarge)) => Failure::BodyTooLarge.into(),
             (Refusal::Failure(_), Some(BodyFault::Silent)) => Failure::RequestTimeout.into(),
             (Refusal::Failure(_), Some(BodyFault::Broken)) => Failure::BodyBroken.into(),
+            (Refusal::Failure(_), Some(BodyFault::Ended(ended))) => Refusal::Ended(ended),
             (refusal, _) => refusal,
         })?;
         drop(watch);
@@ -397,19 +400,19 @@ impl Exchange<'_> {
         denied.map_or(Ok(()), |kind| Err(Refusal::Ended(Ended::Revoked(kind))))
     }
 
-    /// Carries out the revocation that an answer asks for, before the client sees the answer.
-    async fn obey(&self, answered: &Answered) -> Result<(), Failure> {
+    /// Carries out the revocation that an answer asks for, before the client sees the answer. Says whether it asks for one.
+    async fn obey(&self, answered: &Answered) -> Result<bool, Failure> {
         let route = self.route.expect("a service has answered");
         let response = &answered.sent.response;
         let Some((scope, wisher)) = revoke::wish(route, response.status(), response.headers())
             .map_err(|_| self.refuse_word(route))?
         else {
-            return Ok(());
+            return Ok(false);
         };
         let Some(bearer) = &self.bearer else {
             return match wisher {
                 // A logout by somebody who was not logged in has nothing to end.
-                Wisher::Logout => Ok(()),
+                Wisher::Logout => Ok(false),
                 Wisher::Service => Err(self.refuse_word(route)),
             };
         };
@@ -422,7 +425,7 @@ impl Exchange<'_> {
         );
         let answer = self.worker.deadlines.within(REVOKE_TIMEOUT, asked).await;
         let outcome = match answer.unwrap_or(Err(WishRefused::Away)) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             Err(WishRefused::Nothing) => return Err(self.refuse_word(route)),
             Err(refused @ (WishRefused::Failed | WishRefused::Away)) => {
                 tracing::error!(route = %route.name, %refused, "a revocation that an answer asked for was not made");
@@ -458,12 +461,17 @@ impl Exchange<'_> {
     fn pass_on(
         mut self,
         answered: Answered,
-        cors: Option<&Cors>,
-        origin: Option<HeaderValue>,
+        obeyed: bool,
+        (cors, origin): (Option<&Cors>, Option<HeaderValue>),
         is_grpc: bool,
     ) -> Response<ResponseBody> {
-        let admission = self.admission();
         let Answered { sent, client } = answered;
+        // The answer that ends a session is its last word: its own rule does not cut it short.
+        let admission = if obeyed && client.is_none() {
+            None
+        } else {
+            self.admission()
+        };
         let Sent {
             mut response,
             lease,
@@ -551,7 +559,7 @@ impl Exchange<'_> {
         if let Some(body) = self.body.take().filter(|body| !body.is_end_stream())
             && !self.waits
         {
-            self.worker.drain.leave(body);
+            self.worker.drain.leave(body, self.connection.expect_body());
         }
         if let Some(cors) = cors {
             cors.write(&origin_only(origin), response.headers_mut());
@@ -759,10 +767,11 @@ mod tests {
         });
         let (deadlines, tasks) = (Deadlines::new(), TaskTracker::new());
         spawn_local(deadlines.clone().sweep());
-        let worker = Worker::new(shared, deadlines.clone(), tasks.clone());
+        let worker = Rc::new(Worker::new(shared, deadlines.clone(), tasks.clone()));
+        spawn_local(Rc::clone(&worker).drain_bodies());
         spawn_local(acceptors.remove(0).run(
             Rc::new(options),
-            Rc::new(worker),
+            worker,
             deadlines,
             tasks,
             CancellationToken::new(),
@@ -794,6 +803,41 @@ mod tests {
                 client.write_all(b"def").await.unwrap();
                 let more = timeout(Duration::from_secs(30), read(&mut client)).await;
                 assert!(more.is_err(), "nobody asked for {more:?}");
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_come_after_a_refusal() {
+        LocalSet::new()
+            .run_until(async move {
+                let mut client = gateway(1).await;
+                let head = b"TRACE / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc";
+                client.write_all(head).await.unwrap();
+                assert!(read(&mut client).await.starts_with("HTTP/1.1 405"));
+                client.write_all(b"defghi").await.unwrap();
+                let more = timeout(Duration::from_secs(30), read(&mut client)).await;
+                assert!(more.is_err(), "nobody asked for {more:?}");
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_reads_is_cut_off() {
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = service.local_addr().unwrap().port();
+        LocalSet::new()
+            .run_until(async move {
+                let mut client = gateway(port).await;
+                let head = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+                client.write_all(head).await.unwrap();
+                let (mut service, _) = service.accept().await.unwrap();
+                assert!(read(&mut service).await.starts_with("GET"));
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+                service.write_all(answer).await.unwrap();
+                let endless = async { while service.write_all(&[0; 4096]).await.is_ok() {} };
+                let cut = timeout(Duration::from_mins(5), endless).await;
+                assert!(cut.is_ok(), "the service still waits");
             })
             .await;
     }

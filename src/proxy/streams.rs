@@ -23,7 +23,7 @@ pub(super) const STREAM_SWEEP: Duration = Duration::from_millis(250);
 
 /// Why a stream ends before its service has ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub enum Ended {
     /// A rule of the denylist.
     Revoked(Kind),
     /// The token's `exp`.

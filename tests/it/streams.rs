@@ -8,6 +8,7 @@ use http::Version;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -288,6 +289,71 @@ async fn an_upload_ends_with_its_session_before_there_is_an_answer() {
         .await;
     let answer = within("the answer", answer).await.unwrap().unwrap();
     assert_eq!(answer.status(), 401);
+}
+
+#[tokio::test]
+async fn an_upload_ends_with_its_session_after_the_answer() {
+    let service = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = service.local_addr().unwrap().port();
+    let route = format!("path = \"/early\"\nupstream = \"http://127.0.0.1:{port}\"");
+    let scene = scene_with(|setup| setup.route(route)).await;
+    let (frames, receiver) = mpsc::channel(1);
+    let request = scene
+        .gateway
+        .post("/early")
+        .bearer(&scene.token("alice", "s1", "a"))
+        .stream(receiver);
+    let answer = tokio::spawn(request.open());
+    frames.send(Frame::data("some".into())).await.unwrap();
+    let (mut service, _) = within("the service", service.accept()).await.unwrap();
+    let mut seen = vec![];
+    while !seen.ends_with(b"some\r\n") {
+        let read = within("the upload", service.read_buf(&mut seen)).await;
+        assert_ne!(read.unwrap(), 0);
+    }
+    let early = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    service.write_all(early).await.unwrap();
+    let answer = within("the answer", answer).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    scene
+        .gateway
+        .admin()
+        .revoke_session(scene.issuer.url(), "s1")
+        .await;
+    // The upload goes on for as long as the client likes, but not to the service.
+    let end = async {
+        loop {
+            let _ = frames.try_send(Frame::data("more".into()));
+            let read = service.read_buf(&mut seen);
+            let read = tokio::time::timeout(Duration::from_millis(10), read).await;
+            if let Ok(Ok(0) | Err(_)) = read {
+                return;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(END_MAX, end).await.is_ok());
+    assert!(!seen.ends_with(b"0\r\n\r\n"), "nobody takes it for whole");
+}
+
+#[tokio::test]
+async fn the_answer_that_ends_a_session_is_whole() {
+    let scene = scene_with(|setup| setup.catch_all("trust_revoke_header = true")).await;
+    let token = scene.token("alice", "s1", "a");
+    let (_frames, mut other) = scene.open(&token, Version::HTTP_11).await;
+    let (frames, reply) = Reply::stream();
+    scene
+        .upstream
+        .reply(reply.with_header("Jotgate-Revoke", "session"));
+    let request = scene.gateway.post("/out").bearer(&token);
+    let mut body = within("the head", request.open())
+        .await
+        .unwrap()
+        .into_body();
+    pass(&frames, &mut body).await;
+    is_cut(&mut other).await;
+    pass(&frames, &mut body).await;
+    drop(frames);
+    assert!(within("the end", body.frame()).await.is_none());
 }
 
 #[tokio::test]
