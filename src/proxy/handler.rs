@@ -73,7 +73,7 @@ impl Front for Worker {
             connection: &connection,
             record,
             route: None,
-            is_head: false,
+            method: Method::GET,
             waits: false,
             body: Some(body),
             bearer: None,
@@ -89,8 +89,7 @@ struct Exchange<'w> {
     connection: &'w Rc<Connection>,
     record: Record,
     route: Option<&'w Arc<Route>>,
-    /// Its answer has no body, only the length of one.
-    is_head: bool,
+    method: Method,
     /// The client sends its body only when told to (100-continue), and reading it would tell.
     waits: bool,
     /// Until it is sent on.
@@ -102,7 +101,7 @@ struct Exchange<'w> {
 impl Exchange<'_> {
     async fn run(mut self, mut parts: Parts) -> Response<ResponseBody> {
         let is_grpc = is_grpc(&parts.headers);
-        self.is_head = parts.method == Method::HEAD;
+        self.method = parts.method.clone();
         self.waits = parts.headers.contains_key(EXPECT);
         // Kept for the answer's CORS headers, which depend on what the request said.
         let origin = parts.headers.get(http::header::ORIGIN).cloned();
@@ -404,8 +403,9 @@ impl Exchange<'_> {
     async fn obey(&self, answered: &Answered) -> Result<bool, Failure> {
         let route = self.route.expect("a service has answered");
         let response = &answered.sent.response;
-        let Some((scope, wisher)) = revoke::wish(route, response.status(), response.headers())
-            .map_err(|_| self.refuse_word(route))?
+        let Some((scope, wisher)) =
+            revoke::wish(route, &self.method, response.status(), response.headers())
+                .map_err(|_| self.refuse_word(route))?
         else {
             return Ok(false);
         };
@@ -569,7 +569,8 @@ impl Exchange<'_> {
 
     fn own(mut self, mut response: Response<Bytes>) -> Response<ResponseBody> {
         self.record.status = response.status().as_u16();
-        if self.is_head {
+        // Its answer has no body, only the length of one.
+        if self.method == Method::HEAD {
             let length = HeaderValue::from(response.body().len());
             response.headers_mut().insert(CONTENT_LENGTH, length);
             response.body_mut().clear();

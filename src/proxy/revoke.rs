@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::authorize::Bearer;
 use crate::denylist::{Scope, WishSubject, Wisher};
@@ -23,9 +23,11 @@ pub(super) const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WordFault;
 
-/// What an answer asks to end.
+/// What an answer to `method` asks to end. A logout counts when the service confirms it: with 2xx, over gRPC with status 0
+/// as well; `HEAD` and `OPTIONS` log nobody out.
 pub(super) fn wish(
     route: &Route,
+    method: &Method,
     status: StatusCode,
     headers: &HeaderMap,
 ) -> Result<Option<(Scope, Wisher)>, WordFault> {
@@ -39,7 +41,13 @@ pub(super) fn wish(
             Some(_) => return Err(WordFault),
         }
     }
-    Ok((route.logout && status.is_success()).then_some((Scope::Session, Wisher::Logout)))
+    let asks = !matches!(*method, Method::HEAD | Method::OPTIONS);
+    // An error over gRPC has HTTP status 200, and its own in the head when there is no message.
+    let fails = headers
+        .get("grpc-status")
+        .is_some_and(|status| status != "0");
+    let confirmed = asks && status.is_success() && !fails;
+    Ok((route.logout && confirmed).then_some((Scope::Session, Wisher::Logout)))
 }
 
 /// Whose session it is.

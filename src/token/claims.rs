@@ -113,9 +113,7 @@ impl Claims {
         };
         let id = |path: &ClaimPath| match path.find(&all) {
             None => Ok(None),
-            Some(Value::String(text)) if !text.is_empty() && text.len() <= ID_BYTES_MAX => {
-                Ok(Some(Box::from(text.as_str())))
-            }
+            Some(Value::String(text)) if is_identifier(text) => Ok(Some(Box::from(text.as_str()))),
             Some(_) => Err(fault(path.as_str())),
         };
         let first = |paths: &[ClaimPath]| {
@@ -159,6 +157,12 @@ impl Claims {
             all,
         })
     }
+}
+
+/// What names a token, session, user or client: it goes to logs, headers and the denylist's log, where a control character
+/// could pass for the end of one thing and the beginning of another.
+fn is_identifier(text: &str) -> bool {
+    !text.is_empty() && text.len() <= ID_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 /// A string or an array of strings.
@@ -228,6 +232,33 @@ mod tests {
         check("sub.x", None);
         for bad in ["", ".", "a.", "/", "a..b", &"a.".repeat(40)] {
             assert_eq!(ClaimPath::parse(bad), Err(ClaimPathError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_names_somebody_is_printable() {
+        let names = ClaimNames {
+            token_id: ClaimPath::parse("jti").unwrap(),
+            session_id: ClaimPath::parse("sid").unwrap(),
+            subject: ClaimPath::parse("sub").unwrap(),
+            client: vec![ClaimPath::parse("azp").unwrap()],
+            scopes: vec![],
+        };
+        for claim in ["jti", "sid", "sub", "azp"] {
+            let read = |value: &str| {
+                Claims::read(json!({"iss": "i", "exp": 1, claim: value}), &names).is_ok()
+            };
+            assert!(read("Jos\u{e9} \u{1f600}"), "{claim}");
+            for odd in [
+                "",
+                "a\0",
+                "a\nb",
+                "\u{7f}",
+                "a\u{85}",
+                &"a".repeat(ID_BYTES_MAX + 1),
+            ] {
+                assert!(!read(odd), "{claim} {odd:?}");
+            }
         }
     }
 

@@ -92,6 +92,21 @@ async fn a_logout_that_the_service_refuses_ends_nothing() {
             status
         );
     }
+    for method in ["HEAD", "OPTIONS"] {
+        let asked = scene
+            .gateway
+            .request(method, "/special")
+            .bearer(&token)
+            .await;
+        assert_eq!(asked.status(), 200, "{method}");
+    }
+    scene
+        .upstream
+        .reply(Reply::body("").with_header("grpc-status", "13"));
+    assert_eq!(
+        scene.gateway.post("/special").bearer(&token).await.status(),
+        200
+    );
     assert_eq!(
         scene.gateway.get("/special").bearer("x.y.z").await.status(),
         401

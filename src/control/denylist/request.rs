@@ -381,6 +381,13 @@ impl<'a> Members<'a> {
                 self.fault(name, "is empty; write its value");
                 None
             }
+            Value::String(text) if text.chars().any(char::is_control) => {
+                self.fault(
+                    name,
+                    "has a control character; leave it out (no token that passes has one)",
+                );
+                None
+            }
             Value::String(text) if text.len() <= bytes_max => Some(text),
             Value::String(_) => {
                 self.fault(
@@ -627,6 +634,8 @@ mod tests {
             (json!({"iss": iss, "sub": "a", "sid": "b"}), ""),
             (json!({"iss": iss, "sub": ""}), "/sub"),
             (json!({"iss": iss, "sub": null}), "/sub"),
+            (json!({"iss": iss, "sub": "a\u{0}"}), "/sub"),
+            (json!({"iss": iss, "sub": "a", "reason": "b\n"}), "/reason"),
             (
                 json!({"iss": iss, "sub": "x".repeat(ID_BYTES_MAX + 1)}),
                 "/sub",

@@ -532,7 +532,7 @@ mod tests {
         let _guard = tracing::subscriber::set_default(subscriber);
         let (revocations, _, _) = start(10);
         let body = json!({"rules": [
-            {"iss": "https://id", "sub": "alice\n", "reason": "lost \"phone\""},
+            {"iss": "https://id", "sub": "\"alice\u{2028}", "reason": "lost \"phone\""},
             {"iss": "https://id", "sub": "dry", "dry_run": true},
             {"iss": "https://id", "kid": "k1"},
         ]});
@@ -552,7 +552,7 @@ mod tests {
             ("way", json!("admin_api")),
             ("kind", json!("user")),
             ("iss", json!("https://id")),
-            ("value", json!("alice\n")),
+            ("value", json!("\"alice\u{2028}")),
             ("reason", json!("lost \"phone\"")),
             ("cutoff", json!(NOW.0)),
             ("until", json!(NOW.0 + 3630)),
