@@ -110,7 +110,9 @@ fn folder(path: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> 
 /// A file that is there, or that can be made in a folder that is there.
 fn log(path: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<PathBuf> {
     let log = check.resolve(path, text)?;
-    let folder = log.parent().is_none_or(Path::is_dir);
+    // A bare name is in the current folder, whose name is empty.
+    let is_there = |folder: &Path| folder.as_os_str().is_empty() || folder.is_dir();
+    let folder = log.parent().is_none_or(is_there);
     if folder && !log.is_dir() {
         return Some(log);
     }
@@ -178,6 +180,9 @@ mod tests {
         assert_eq!(good(&top(&line(&log))).denylist.path, Some(log.clone()));
         std::fs::write(&log, "x").expect("a file");
         good(&top(&line(&log)));
+        // In the current folder.
+        let bare = std::path::Path::new("denylist.log");
+        assert_eq!(good(&top(&line(bare))).denylist.path.as_deref(), Some(bare));
         for wrong in [
             folder.path().to_owned(),
             log.join("x"),
