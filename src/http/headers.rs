@@ -38,31 +38,18 @@ pub struct ConnectionFault;
 /// (`HeaderMap::get` sees only the first line). A length beside a transfer coding is not the body's (RFC 9112 section
 /// 6.3) and goes with it.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), ConnectionFault> {
-    let options = connection_options(headers)?;
+    let mut doomed = connection_options(headers)?;
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
-    for name in options {
-        // Framing and the host cannot be made a matter of one connection.
-        headers.remove(name);
-    }
-    for name in [
-        CONNECTION,
-        TRANSFER_ENCODING,
-        TE,
-        UPGRADE,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        HTTP2_SETTINGS,
-        PROXY_AUTHORIZATION,
-        PROXY_AUTHENTICATE,
-    ] {
+    doomed.extend(headers.keys().filter(|name| is_hop_by_hop(name)).cloned());
+    for name in doomed {
         headers.remove(name);
     }
     Ok(())
 }
 
-/// The names in all `Connection` lines, but for those that no client may make hop-by-hop.
+/// The names in all `Connection` lines, but for options that name nothing beyond the fixed hop-by-hop headers.
 pub fn connection_options(headers: &HeaderMap) -> Result<Vec<HeaderName>, ConnectionFault> {
     let mut options = vec![];
     for line in headers.get_all(CONNECTION) {

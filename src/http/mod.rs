@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod cors;
+pub mod executor;
 pub mod forwarded;
 pub mod headers;
 pub mod respond;

@@ -16,7 +16,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Place;
@@ -25,6 +24,7 @@ use super::framing::Framing;
 use super::io::{ClientIo, First};
 use super::options::Options;
 use crate::base::deadline::{Deadline, Deadlines};
+use crate::http::executor::LocalExecutor;
 use crate::http::forwarded::Peer;
 
 /// Answers the requests of a listener's connections.
@@ -273,15 +273,5 @@ impl<F: Future + Unpin> Future for Answer<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(cx).map(Ok)
-    }
-}
-
-/// Runs the streams of an HTTP/2 connection on this thread.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        spawn_local(future);
     }
 }

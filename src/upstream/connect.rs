@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 
 use super::io::ServiceIo;
 use super::options::Server;
+use crate::http::executor::LocalExecutor;
 
 /// Why a request did not get an answer.
 #[derive(Debug, thiserror::Error)]
@@ -102,14 +103,4 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, SendError> {
         .map_err(SendError::Connect)?;
     stream.set_nodelay(true).map_err(SendError::Connect)?;
     Ok(stream)
-}
-
-/// Runs the tasks of an HTTP/2 connection on this thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LocalExecutor;
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        spawn_local(future);
-    }
 }

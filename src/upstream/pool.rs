@@ -426,9 +426,10 @@ mod tests {
                     let service = service_fn(|_| async {
                         Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
                     });
-                    let connection =
-                        hyper::server::conn::http2::Builder::new(connect::LocalExecutor)
-                            .serve_connection(TokioIo::new(stream), service);
+                    let connection = hyper::server::conn::http2::Builder::new(
+                        crate::http::executor::LocalExecutor,
+                    )
+                    .serve_connection(TokioIo::new(stream), service);
                     spawn_local(async { drop(connection.await) });
                 }
             }
