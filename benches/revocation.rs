@@ -18,6 +18,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use jotgate::base::clock::Clock;
@@ -122,6 +124,8 @@ struct Gateway {
     listener: SocketAddr,
     /// From the start of the process until the admin API answered.
     started_in: Duration,
+    /// Audit lines so far.
+    audited: Arc<AtomicUsize>,
 }
 
 impl Gateway {
@@ -179,10 +183,14 @@ format = "json"
             .unwrap();
         let output = process.stdout.take().unwrap();
         let (sender, lines) = std::sync::mpsc::channel();
+        let audited = Arc::new(AtomicUsize::new(0));
+        let audit_lines = Arc::clone(&audited);
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // Nearly all are audit lines. They are read and dropped, as a log collector would take them away.
-                if line.contains("\"address\"") {
+                // Nearly all are audit lines. They are counted, and taken away as a log collector would do.
+                if line.contains("\"jotgate::audit\"") {
+                    audit_lines.fetch_add(1, Ordering::Release);
+                } else if line.contains("\"address\"") {
                     let _ = sender.send(serde_json::from_str::<Value>(&line).unwrap());
                 }
             }
@@ -204,6 +212,7 @@ format = "json"
             admin: admin.unwrap(),
             listener: listener.unwrap(),
             started_in,
+            audited,
         }
     }
 
@@ -486,6 +495,8 @@ async fn load(
 /// A million rules through the admin API, while requests go on.
 async fn burst(size: Size) {
     const RULES: usize = 10_000;
+    /// Connections that the rules come over.
+    const SENDERS: usize = 4;
     let folder = tempfile::tempdir().unwrap();
     let gateway = Gateway::start(folder.path(), service().await, true);
     let requests: Vec<Vec<u8>> = (0..size.burst_requests)
@@ -521,11 +532,18 @@ async fn burst(size: Size) {
             .build()
             .unwrap();
         runtime.block_on(async move {
-            let mut client = Client::connect(admin).await;
             let begin = Instant::now();
-            for request in &requests {
-                assert_eq!(client.send(request).await, 200);
+            let mut senders = JoinSet::new();
+            for part in requests.chunks(requests.len().div_ceil(SENDERS)) {
+                let part = part.to_vec();
+                senders.spawn(async move {
+                    let mut client = Client::connect(admin).await;
+                    for request in &part {
+                        assert_eq!(client.send(request).await, 200);
+                    }
+                });
             }
+            senders.join_all().await;
             let took = begin.elapsed();
             stop.send(true).unwrap();
             took
@@ -539,6 +557,14 @@ async fn burst(size: Size) {
         "enforced when the last answer came"
     );
     let rules = size.burst_requests * RULES;
+    let told = async {
+        while gateway.audited.load(Ordering::Acquire) < rules {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), told)
+        .await
+        .expect("every rule has its audit line");
     println!("burst: requests during: {}", summary(times));
     println!(
         "burst: {rules} rules enforced after {took:.2?}; {:.2?} of processor time a rule; resident memory {} bytes a rule",

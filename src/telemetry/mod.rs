@@ -1,5 +1,6 @@
 //! What an operator sees: logs, metrics, and one access line for each request. Never a token.
 
 pub mod access;
+pub mod audit;
 pub mod logs;
 pub mod metrics;

@@ -4,14 +4,20 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
-use serde_json::Value;
+use serde::Serialize;
 
 /// A whole answer.
 pub(super) type Answer = Response<Full<Bytes>>;
 
 /// One line of JSON.
-pub(super) fn json_answer(status: StatusCode, content_type: &'static str, body: &Value) -> Answer {
-    text_answer(status, content_type, format!("{body}\n"))
+pub(super) fn json_answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: &impl Serialize,
+) -> Answer {
+    let mut line = serde_json::to_string(body).expect("members have names, and nothing fails");
+    line.push('\n');
+    text_answer(status, content_type, line)
 }
 
 /// Any text.

@@ -7,16 +7,17 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Admin;
 use super::answer::{Answer, json_answer, text_answer};
 use super::auth::Caller;
 use super::problem::Problem;
+use super::{Admin, view};
 use crate::base::json;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::config::settings::Role;
-use crate::control::denylist::{Order, Origin, Outcome, Query, Record, RuleId, Way};
+use crate::control::denylist::{Order, Origin, Query, RuleId, Way};
 use crate::denylist::Kind;
 
 /// Largest body, in bytes: 10,000 rules with names of usual length, or a thousand raw tokens.
@@ -24,6 +25,9 @@ const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A body must be whole after this: 4 MiB over a line of 4 Mbit/s.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest body that is read at once, in bytes: one raw token, or a hundred rules. A tenth of a millisecond.
+const INLINE_BYTES_MAX: usize = 8 * 1024;
 
 /// Rules on one page of the list.
 const PAGE_DEFAULT: usize = 100;
@@ -217,46 +221,35 @@ impl Admin {
         }
         let body = read_body(headers, body).await?;
         let revocations = self.revocations.clone();
-        // Thousands of tokens may have to be parsed: not on the threads that answer probes.
-        let orders = tokio::task::spawn_blocking(move || {
+        let is_large = body.len() > INLINE_BYTES_MAX;
+        let orders = aside(is_large, move || {
             let body = parse(&body)?;
             Ok::<_, Problem>(revocations.read(&body)?)
         })
-        .await
-        .map_err(|_| {
-            Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "reading the body failed; nothing was written",
-            )
-        })??;
+        .await??;
         for order in &orders {
             caller.require(role_for(order))?;
         }
         let outcomes = self.revocations.revoke(orders, origin(caller)).await?;
         let durable = self.revocations.log().is_some();
-        let rules: Vec<Value> = outcomes.iter().map(|rule| outcome(rule, durable)).collect();
-        Ok(ok(&json!({"rules": rules})))
+        aside(is_large, move || ok(&view::revoked(&outcomes, durable))).await
     }
 
     async fn list(&self, query: &str) -> Result<Answer, Problem> {
         let page = self.revocations.list(list_query(query)?).await?;
-        let rules: Vec<Value> = page.records.iter().map(record).collect();
-        let next = page.next.map(|id| id.to_string());
-        Ok(ok(&json!({"rules": rules, "next": next})))
+        Ok(ok(&view::page(&page)))
     }
 
     async fn rule(&self, id: &str) -> Result<Answer, Problem> {
         let id = RuleId::parse(id).ok_or_else(Problem::not_found)?;
         let found = self.revocations.record(id).await?;
-        Ok(ok(&record(&found.ok_or_else(Problem::not_found)?)))
+        Ok(ok(&view::record(&found.ok_or_else(Problem::not_found)?)))
     }
 
     async fn lift(&self, caller: &Caller, id: &str) -> Result<Answer, Problem> {
         let id = RuleId::parse(id).ok_or_else(Problem::not_found)?;
         let rest = self.revocations.lift(id, origin(caller)).await?;
-        let rest = rest.as_ref().map(record);
-        Ok(ok(&json!({"lifted": id.to_string(), "remaining": rest})))
+        Ok(ok(&view::lifted(id, rest.as_ref())))
     }
 
     async fn check(&self, headers: &HeaderMap, body: Incoming) -> Result<Answer, Problem> {
@@ -285,12 +278,28 @@ impl Admin {
             .identify(token)
             .map_err(|cause| fault(cause.to_string()))?;
         let verdict = self.revocations.check(keys).await?;
-        let rules: Vec<Value> = verdict.denied_by.iter().map(record).collect();
-        Ok(ok(&json!({"denied": !rules.is_empty(), "rules": rules})))
+        Ok(ok(&view::verdict(&verdict)))
     }
 }
 
-fn ok(body: &Value) -> Answer {
+/// Large work is done aside: not on the thread that answers probes. Small work is not worth the way there.
+async fn aside<T: Send + 'static>(
+    is_large: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    if !is_large {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the gateway failed; what was asked may or may not have happened, and asking again does no harm",
+        )
+    })
+}
+
+fn ok(body: &impl Serialize) -> Answer {
     json_answer(StatusCode::OK, JSON, body)
 }
 
@@ -307,45 +316,6 @@ const fn role_for(order: &Order) -> Role {
         Kind::Token | Kind::Session | Kind::User | Kind::Pin => Role::Revoke,
         Kind::Client | Kind::Key | Kind::Issuer => Role::Security,
     }
-}
-
-/// A rule's members that every answer shows. `cutoff` null: whenever issued; `until` null: until lifted.
-fn rule_members(record: &Record) -> Value {
-    let span = record.span();
-    let mut members = json!({
-        "id": record.id.to_string(),
-        "kind": record.id.kind.as_str(),
-        "iss": *record.issuer,
-        "value": record.value,
-        "cutoff": span.cutoff.instant().map(|at| at.0),
-        "until": span.until.instant().map(|at| at.0),
-        "standing": record.is_standing(),
-    });
-    if let Some(pinned) = &record.pinned {
-        members["except_sid"] = (*pinned.session_id).into();
-    }
-    members
-}
-
-fn record(record: &Record) -> Value {
-    let mut members = rule_members(record);
-    members["reason"] = record.reason.as_deref().into();
-    members["by"] = (*record.by).into();
-    members["at"] = record.at.0.into();
-    members
-}
-
-/// A rule lives in this one gateway: in its memory, and in its log if it has one.
-fn outcome(outcome: &Outcome, durable: bool) -> Value {
-    let mut members = rule_members(&outcome.record);
-    members["created"] = outcome.created.into();
-    if outcome.dry_run {
-        members["dry_run"] = true.into();
-    } else {
-        members["durable"] = durable.into();
-        members["applied"] = json!({"gateways": 1, "of": 1});
-    }
-    members
 }
 
 /// The query of the list: `limit`, `cursor`, `kind`, `iss`, `value`, each at most once.

@@ -10,6 +10,7 @@ mod problem;
 mod server;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
 use super::order::Order;
 use crate::base::clock::UnixSeconds;
 use crate::denylist::{Cutoff, Fingerprint, Kind, Pin, Rule, SetAt, Span, Until};
@@ -32,6 +34,12 @@ impl RuleId {
 impl fmt::Display for RuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{:032x}", self.kind, self.fingerprint.bits())
+    }
+}
+
+impl Serialize for RuleId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -204,7 +212,7 @@ pub(super) fn both(ending: Option<Span>, standing: Option<Cutoff>) -> Option<Spa
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The rule as it now is, or would be.
-    pub record: Record,
+    pub record: Arc<Record>,
     /// Whether there was no rule with this key before.
     pub created: bool,
     /// Nothing was written.

@@ -3,7 +3,9 @@
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use tokio::sync::oneshot;
 
 use super::log::{self, Adoption, CommitError, Edition, Log, Unreadable};
@@ -18,20 +20,31 @@ const LOOKED_AT_MAX: usize = 20_000;
 /// The records of all rules.
 #[derive(Debug)]
 pub(super) enum Records {
-    Memory(BTreeMap<RuleId, Record>),
+    Memory(BTreeMap<RuleId, Arc<Record>>),
     Log(Box<Log>),
 }
+
+/// What a group says of one rule, and where that lies in its bytes. No record: the rule is gone.
+type Stage = (Option<Arc<Record>>, usize);
 
 /// Changes that are written together, and become true together.
 pub(super) struct Group {
     /// What the log gets. None without a log.
     bytes: Option<Vec<u8>>,
-    records: u64,
     length: u64,
-    /// The last state of each rule in it, and where it lies in `bytes`. None: the rule is gone.
-    staged: HashMap<RuleId, (Option<Record>, usize)>,
+    /// The last state of each rule in it. A rule's fingerprint is a keyed hash already.
+    staged: HashMap<RuleId, Stage, RandomState>,
+    /// What each change put out of its place, in order, so that a change that cannot be made whole is taken back whole.
+    journal: Vec<(RuleId, Option<Stage>)>,
     /// For all of which there must be room.
     pub(super) rules: Vec<Rule>,
+}
+
+/// How far a group had come.
+pub(super) struct Mark {
+    length: usize,
+    changes: usize,
+    rules: usize,
 }
 
 /// What a group says of a rule.
@@ -39,7 +52,7 @@ pub(super) struct Group {
 pub(super) enum Staged<'a> {
     Nothing,
     Gone,
-    Is(&'a Record),
+    Is(&'a Arc<Record>),
 }
 
 impl Group {
@@ -57,18 +70,46 @@ impl Group {
         }
     }
 
-    pub(super) fn put(&mut self, record: Record) {
+    pub(super) fn put(&mut self, record: Arc<Record>) {
         let at = self.write(|bytes, first| log::encode(bytes, &record, first));
-        self.staged.insert(record.id, (Some(record), at));
+        self.stage(record.id, (Some(record), at));
     }
 
     pub(super) fn take(&mut self, id: RuleId, now: UnixSeconds) {
         let at = self.write(|bytes, first| log::encode_gone(bytes, id, now, first));
-        self.staged.insert(id, (None, at));
+        self.stage(id, (None, at));
+    }
+
+    /// Where to go back to with [`Group::undo`].
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            length: self.bytes(),
+            changes: self.journal.len(),
+            rules: self.rules.len(),
+        }
+    }
+
+    /// Takes back everything since the mark.
+    pub(super) fn undo(&mut self, mark: &Mark) {
+        for (id, before) in self.journal.drain(mark.changes..).rev() {
+            match before {
+                Some(before) => self.staged.insert(id, before),
+                None => self.staged.remove(&id),
+            };
+        }
+        if let Some(bytes) = &mut self.bytes {
+            bytes.truncate(mark.length);
+            self.length = bytes.len() as u64;
+        }
+        self.rules.truncate(mark.rules);
+    }
+
+    fn stage(&mut self, id: RuleId, stage: Stage) {
+        let before = self.staged.insert(id, stage);
+        self.journal.push((id, before));
     }
 
     fn write(&mut self, encode: impl FnOnce(&mut Vec<u8>, bool)) -> usize {
-        self.records += 1;
         let Some(bytes) = &mut self.bytes else {
             return 0;
         };
@@ -92,16 +133,16 @@ impl Records {
     pub(super) fn group(&self) -> Group {
         Group {
             bytes: matches!(self, Self::Log(_)).then(Vec::new),
-            records: 0,
             length: 0,
-            staged: HashMap::new(),
+            staged: HashMap::default(),
+            journal: vec![],
             rules: vec![],
         }
     }
 
     pub(super) fn get(&self, id: RuleId) -> Result<Option<Record>, Unreadable> {
         match self {
-            Self::Memory(records) => Ok(records.get(&id).cloned()),
+            Self::Memory(records) => Ok(records.get(&id).map(|record| Record::clone(record))),
             Self::Log(log) => log.get(id),
         }
     }
@@ -130,8 +171,8 @@ impl Records {
                 }
             }
             Self::Log(log) => {
-                if group.records > 0 {
-                    log.count(group.records, offset + group.length);
+                if !group.journal.is_empty() {
+                    log.count(group.journal.len() as u64, offset + group.length);
                 }
                 for (id, (record, at)) in group.staged {
                     let known = known(id);
@@ -159,7 +200,7 @@ impl Records {
             Self::Memory(records) => {
                 let start = query.after.map_or(Bound::Unbounded, Bound::Excluded);
                 let records = records.range((start, Bound::Unbounded));
-                let _ = answer.send(page(&query, records.map(|(_, record)| Ok(record))));
+                let _ = answer.send(page(&query, records.map(|(_, record)| Ok(&**record))));
             }
             Self::Log(log) => {
                 // One more than is looked at, so that the page knows that there is more; and the one that `after` names.
@@ -220,4 +261,65 @@ fn page<R: Borrow<Record>>(
         last = Some(record.id);
     }
     Ok(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::order::{IssuerLife, Order};
+    use super::super::record::{Origin, Way};
+    use super::*;
+    use crate::denylist::{Fingerprinter, Kind};
+
+    fn record(user: &str, reason: &str) -> Arc<Record> {
+        let life = IssuerLife {
+            issuer: "https://id".into(),
+            max_lifetime: std::time::Duration::from_hours(1),
+            leeway: std::time::Duration::ZERO,
+        };
+        let now = UnixSeconds(1_000_000);
+        let order = Order {
+            reason: Some(reason.into()),
+            ..Order::named(
+                &Fingerprinter::new(&[1; 16]),
+                &life,
+                (Kind::User, user),
+                None,
+                false,
+                now,
+            )
+        };
+        let origin = Origin {
+            by: "ops".into(),
+            way: Way::AdminApi,
+        };
+        Arc::new(Record::new(&order, &origin, now))
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_leaves_the_group_as_it_was() {
+        let mut group = Group {
+            bytes: Some(vec![]),
+            length: 0,
+            staged: HashMap::default(),
+            journal: vec![],
+            rules: vec![],
+        };
+        let (alice, bob) = (record("alice", "first"), record("bob", "first"));
+        group.put(Arc::clone(&alice));
+        group.rules.push(alice.rule());
+        let (mark, bytes) = (group.mark(), group.bytes.clone());
+
+        group.put(record("alice", "second"));
+        group.put(Arc::clone(&bob));
+        group.take(alice.id, UnixSeconds(1_000_001));
+        group.rules.push(bob.rule());
+        assert_eq!(group.staged(alice.id), Staged::Gone);
+        group.undo(&mark);
+
+        assert_eq!(group.staged(alice.id), Staged::Is(&alice));
+        assert_eq!(group.staged(bob.id), Staged::Nothing);
+        assert_eq!(group.bytes, bytes);
+        assert_eq!(group.length, bytes.unwrap().len() as u64);
+        assert_eq!((group.journal.len(), group.rules.len()), (1, 1));
+    }
 }

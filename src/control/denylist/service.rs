@@ -236,6 +236,7 @@ mod tests {
     use super::*;
     use crate::base::clock::{ClockHand, UnixSeconds};
     use crate::denylist::{self, Cutoff};
+    use crate::telemetry::logs;
     use crate::token::Claims;
 
     const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
@@ -314,7 +315,7 @@ mod tests {
         assert_eq!(revocations.index().check(&alice), Some(Kind::User));
         assert!(outcomes[0].created);
         let verdict = revocations.check(alice).await.unwrap();
-        assert_eq!(verdict.denied_by, [outcomes[0].record.clone()]);
+        assert_eq!(verdict.denied_by, [Record::clone(&outcomes[0].record)]);
         let later = revocations.check(token("alice", NOW.0 + 1)).await.unwrap();
         assert_eq!(later.denied_by, []);
     }
@@ -525,10 +526,7 @@ mod tests {
     async fn each_accepted_rule_is_one_audit_line() {
         let lines = Lines::default();
         let sink = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .with_writer(move || sink.clone())
-            .finish();
+        let subscriber = logs::json("info".parse().unwrap(), move || sink.clone());
         let _guard = tracing::subscriber::set_default(subscriber);
         let (revocations, _, _) = start(10);
         let body = json!({"rules": [
@@ -544,9 +542,9 @@ mod tests {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         assert_eq!(lines.len(), 3, "{text}");
-        assert_eq!(lines[0]["target"], "jotgate::audit");
-        let first = &lines[0]["fields"];
         for (member, expected) in [
+            ("target", json!("jotgate::audit")),
+            ("level", json!("INFO")),
             ("event", json!("revoke")),
             ("by", json!("ops")),
             ("way", json!("admin_api")),
@@ -558,10 +556,11 @@ mod tests {
             ("until", json!(NOW.0 + 3630)),
             ("standing", json!(false)),
         ] {
-            assert_eq!(first[member], expected, "{member}");
+            assert_eq!(lines[0][member], expected, "{member}");
         }
-        assert_eq!(lines[1]["fields"]["standing"], true);
-        assert_eq!(lines[2]["fields"]["event"], "lift");
-        assert_eq!(lines[2]["fields"]["id"], key.to_string());
+        assert!(lines[0]["timestamp"].is_string(), "{text}");
+        assert_eq!(lines[1]["standing"], true);
+        assert_eq!(lines[2]["event"], "lift");
+        assert_eq!(lines[2]["id"], key.to_string());
     }
 }

@@ -7,8 +7,9 @@
 //! Changes that come while the log syncs wait, and then share the next sync. One group is under way at a time, so what a
 //! change finds is what was acknowledged, or what stands before it in its own group.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +24,7 @@ use crate::base::clock::{Clock, UnixSeconds};
 use crate::denylist::{
     Fingerprint, Fingerprinter, Full, IndexWriter, Kind, Rule, SHARDS, TokenKeys,
 };
+use crate::telemetry::audit;
 
 /// One of the 64 shards is swept in each step, so a rule is forgotten about a minute after its end, and no step is long.
 const SWEEP_STEP: Duration = Duration::from_secs(1);
@@ -184,7 +186,7 @@ enum Step {
         answer: oneshot::Sender<Result<Vec<Outcome>, RevokeError>>,
     },
     Lifted {
-        lifted: Box<Record>,
+        lifted: Arc<Record>,
         rest: Option<Record>,
         origin: Origin,
         answer: oneshot::Sender<Result<Option<Record>, LiftError>>,
@@ -430,7 +432,7 @@ impl Writer {
             },
             Change::Lift { id, origin, answer } => match self.lift(id, group) {
                 Ok((lifted, rest)) => Some(Step::Lifted {
-                    lifted: Box::new(lifted),
+                    lifted,
                     rest,
                     origin,
                     answer,
@@ -450,28 +452,38 @@ impl Writer {
         origin: &Origin,
         group: &mut Group,
     ) -> Result<Vec<Outcome>, RevokeError> {
+        let mark = group.mark();
+        let outcomes = self.stage(orders, origin, group);
+        if outcomes.is_err() {
+            group.undo(&mark);
+        }
+        outcomes
+    }
+
+    fn stage(
+        &mut self,
+        orders: &[Order],
+        origin: &Origin,
+        group: &mut Group,
+    ) -> Result<Vec<Outcome>, RevokeError> {
         let now = self.clock.now();
         let mut outcomes = Vec::with_capacity(orders.len());
-        // Seen by later orders of the same request, and by the group when all of them are good.
-        let mut states: HashMap<RuleId, Record> = HashMap::new();
-        let mut changed = vec![];
         for order in orders {
-            let known = match states.get(&order.id) {
-                Some(record) => Some(record.clone()),
-                None => self.known(order.id, group)?,
-            };
+            let known = self.known(order.id, group)?;
             let created = known.is_none();
             let record = match &known {
-                None => Record::new(order, origin, now),
+                None => Arc::new(Record::new(order, origin, now)),
                 Some(known) => {
-                    let mut merged = known.clone();
+                    let mut merged = Record::clone(known);
                     merged.merge(order, origin, now);
-                    merged
+                    Arc::new(merged)
                 }
             };
-            if !order.dry_run && known.as_ref() != Some(&record) {
-                states.insert(order.id, record.clone());
-                changed.push(record.clone());
+            if !order.dry_run {
+                if known.as_ref() != Some(&record) {
+                    group.put(Arc::clone(&record));
+                }
+                group.rules.push(record.rule());
             }
             outcomes.push(Outcome {
                 record,
@@ -479,18 +491,14 @@ impl Writer {
                 dry_run: order.dry_run,
             });
         }
-        let real = outcomes.iter().filter(|outcome| !outcome.dry_run);
-        self.make_room(group, real.map(|outcome| outcome.record.rule()), now)?;
-        for record in changed {
-            group.put(record);
-        }
+        self.make_room(group, now)?;
         Ok(outcomes)
     }
 
     /// The record as it will be when the changes before this one are done.
-    fn known(&self, id: RuleId, group: &Group) -> Result<Option<Record>, Unreadable> {
+    fn known(&self, id: RuleId, group: &Group) -> Result<Option<Arc<Record>>, Unreadable> {
         match group.staged(id) {
-            Staged::Is(record) => return Ok(Some(record.clone())),
+            Staged::Is(record) => return Ok(Some(Arc::clone(record))),
             Staged::Gone => return Ok(None),
             Staged::Nothing => {}
         }
@@ -498,18 +506,11 @@ impl Writer {
         if self.index.index().rule(id.kind, id.fingerprint).is_none() {
             return Ok(None);
         }
-        self.records.get(id)
+        Ok(self.records.get(id)?.map(Arc::new))
     }
 
-    /// Sees to it that the rules of the group, and these, will find room in the index.
-    fn make_room(
-        &mut self,
-        group: &mut Group,
-        rules: impl Iterator<Item = Rule>,
-        now: UnixSeconds,
-    ) -> Result<(), Full> {
-        let before = group.rules.len();
-        group.rules.extend(rules);
+    /// Sees to it that the rules of the group will find room in the index.
+    fn make_room(&mut self, group: &Group, now: UnixSeconds) -> Result<(), Full> {
         let mut room = self.index.room_for(&group.rules);
         if room.is_err() && self.swept_all_at != Some(now) {
             self.swept_all_at = Some(now);
@@ -521,7 +522,6 @@ impl Writer {
             room = self.index.room_for(&group.rules);
         }
         room.inspect_err(|full| {
-            group.rules.truncate(before);
             tracing::error!(
                 entries_max = full.entries_max,
                 "revocations are refused: the denylist is full; raise denylist.max_entries"
@@ -534,7 +534,7 @@ impl Writer {
         &mut self,
         id: RuleId,
         group: &mut Group,
-    ) -> Result<(Record, Option<Record>), LiftError> {
+    ) -> Result<(Arc<Record>, Option<Record>), LiftError> {
         let record = self.known(id, group)?.ok_or(LiftError::Unknown)?;
         if !record.is_standing() {
             return Err(LiftError::NotStanding);
@@ -542,7 +542,7 @@ impl Writer {
         let now = self.clock.now();
         let rest = record.without_standing(now.minus(KEPT_LONGER));
         match &rest {
-            Some(rest) => group.put(rest.clone()),
+            Some(rest) => group.put(Arc::new(rest.clone())),
             None => group.take(id, now),
         }
         Ok((record, rest))
@@ -570,11 +570,13 @@ impl Writer {
                             .apply(&rules)
                             .expect("room was made, and nobody else adds rules");
                     }
-                    for (order, outcome) in orders.iter().zip(&outcomes) {
-                        if !order.dry_run {
-                            audit("revoke", &outcome.record, order.reason.as_deref(), &origin);
-                        }
-                    }
+                    let accepted = orders.iter().zip(&outcomes);
+                    audit::write(accepted.filter(|(order, _)| !order.dry_run).map(
+                        |(order, outcome)| {
+                            let reason = order.reason.as_deref();
+                            line("revoke", &outcome.record, reason, &origin)
+                        },
+                    ));
                     let _ = answer.send(Ok(outcomes));
                 }
                 Step::Lifted {
@@ -586,7 +588,7 @@ impl Writer {
                     let RuleId { kind, fingerprint } = lifted.id;
                     let span = rest.as_ref().map(Record::span);
                     self.index.lift(kind, fingerprint, span);
-                    audit("lift", &lifted, None, &origin);
+                    audit::write([line("lift", &lifted, None, &origin)]);
                     let _ = answer.send(Ok(rest));
                 }
             }
@@ -677,22 +679,26 @@ async fn done(busy: &mut Busy) -> Event {
     }
 }
 
-/// Who, by which way, what, why, until: one line for each accepted rule.
-fn audit(event: &str, record: &Record, reason: Option<&str>, origin: &Origin) {
+/// One line for each accepted rule.
+fn line<'a>(
+    event: &'static str,
+    record: &'a Record,
+    reason: Option<&'a str>,
+    origin: &'a Origin,
+) -> audit::Line<'a, RuleId> {
     let span = record.span();
-    tracing::info!(
-        target: "jotgate::audit",
+    audit::Line {
         event,
-        by = &*origin.by,
-        way = origin.way.as_str(),
-        id = %record.id,
-        kind = record.id.kind.as_str(),
-        iss = &*record.issuer,
-        value = record.value.as_deref(),
-        except_sid = record.pinned.as_ref().map(|pinned| &*pinned.session_id),
+        by: &origin.by,
+        way: origin.way.as_str(),
+        id: record.id,
+        kind: record.id.kind.as_str(),
+        iss: &record.issuer,
+        value: record.value.as_deref(),
+        except_sid: record.pinned.as_ref().map(|pinned| &*pinned.session_id),
         reason,
-        cutoff = span.cutoff.instant().map(|at| at.0),
-        until = span.until.instant().map(|at| at.0),
-        standing = record.is_standing(),
-    );
+        cutoff: span.cutoff.instant().map(|at| at.0),
+        until: span.until.instant().map(|at| at.0),
+        standing: record.is_standing(),
+    }
 }

@@ -842,8 +842,8 @@ async fn a_rule_that_is_over_leaves_index_and_places() {
     let (_folder, path) = folder();
     let mut records = Records::on_disk(Bare::open(&path).unwrap().log);
     let mut group = records.group();
-    group.put(user(1));
-    group.put(user(2));
+    group.put(Arc::new(user(1)));
+    group.put(Arc::new(user(2)));
     group.take(user(2).id, NOW);
     assert_eq!(group.staged(user(2).id), Staged::Gone);
     let offset = records.commit(&mut group).unwrap().await.unwrap().unwrap();

@@ -1,0 +1,151 @@
+//! Rules as the admin API's answers show them. Ten thousand of them are written in one go, so they borrow what they show and
+//! become text without a tree of values between.
+
+use serde::Serialize;
+
+use crate::control::denylist::{Outcome, Page, Record, RuleId, Verdict};
+
+/// What every answer shows of a rule.
+#[derive(Serialize)]
+struct Rule<'a> {
+    id: RuleId,
+    kind: &'static str,
+    iss: &'a str,
+    value: Option<&'a str>,
+    /// Null: whenever issued.
+    cutoff: Option<u64>,
+    /// Null: until lifted.
+    until: Option<u64>,
+    standing: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    except_sid: Option<&'a str>,
+}
+
+impl<'a> From<&'a Record> for Rule<'a> {
+    fn from(record: &'a Record) -> Self {
+        let span = record.span();
+        Self {
+            id: record.id,
+            kind: record.id.kind.as_str(),
+            iss: &record.issuer,
+            value: record.value.as_deref(),
+            cutoff: span.cutoff.instant().map(|at| at.0),
+            until: span.until.instant().map(|at| at.0),
+            standing: record.is_standing(),
+            except_sid: record.pinned.as_ref().map(|pinned| &*pinned.session_id),
+        }
+    }
+}
+
+/// A rule with its history.
+#[derive(Serialize)]
+struct Full<'a> {
+    #[serde(flatten)]
+    rule: Rule<'a>,
+    reason: Option<&'a str>,
+    by: &'a str,
+    at: u64,
+}
+
+/// A rule that was just made.
+#[derive(Serialize)]
+struct Made<'a> {
+    #[serde(flatten)]
+    rule: Rule<'a>,
+    created: bool,
+    #[serde(flatten)]
+    fate: Fate,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Fate {
+    DryRun { dry_run: bool },
+    Written { durable: bool, applied: Applied },
+}
+
+#[derive(Serialize)]
+struct Applied {
+    gateways: u32,
+    of: u32,
+}
+
+/// The answer to `POST /v1/revocations`. A rule lives in this one gateway: in its memory, and in its log if it has one.
+pub(super) fn revoked(outcomes: &[Outcome], durable: bool) -> impl Serialize {
+    #[derive(Serialize)]
+    struct Revoked<'a> {
+        rules: Vec<Made<'a>>,
+    }
+    Revoked {
+        rules: outcomes
+            .iter()
+            .map(|outcome| made(outcome, durable))
+            .collect(),
+    }
+}
+
+/// One rule.
+pub(super) fn record(record: &Record) -> impl Serialize {
+    full(record)
+}
+
+/// A page of the list.
+pub(super) fn page(page: &Page) -> impl Serialize {
+    #[derive(Serialize)]
+    struct List<'a> {
+        rules: Vec<Full<'a>>,
+        next: Option<RuleId>,
+    }
+    List {
+        rules: page.records.iter().map(full).collect(),
+        next: page.next,
+    }
+}
+
+/// What is left of a standing order that was lifted.
+pub(super) fn lifted(id: RuleId, rest: Option<&Record>) -> impl Serialize {
+    #[derive(Serialize)]
+    struct Lifted<'a> {
+        lifted: RuleId,
+        remaining: Option<Full<'a>>,
+    }
+    Lifted {
+        lifted: id,
+        remaining: rest.map(full),
+    }
+}
+
+/// Which rules deny a token.
+pub(super) fn verdict(verdict: &Verdict) -> impl Serialize {
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        denied: bool,
+        rules: Vec<Full<'a>>,
+    }
+    Checked {
+        denied: !verdict.denied_by.is_empty(),
+        rules: verdict.denied_by.iter().map(full).collect(),
+    }
+}
+
+fn made(outcome: &Outcome, durable: bool) -> Made<'_> {
+    Made {
+        rule: Rule::from(&*outcome.record),
+        created: outcome.created,
+        fate: if outcome.dry_run {
+            Fate::DryRun { dry_run: true }
+        } else {
+            let applied = Applied { gateways: 1, of: 1 };
+            Fate::Written { durable, applied }
+        },
+    }
+}
+
+fn full(record: &Record) -> Full<'_> {
+    Full {
+        rule: Rule::from(record),
+        reason: record.reason.as_deref(),
+        by: &record.by,
+        at: record.at.0,
+    }
+}
