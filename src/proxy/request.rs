@@ -12,8 +12,10 @@ use http_body::Body;
 
 use super::failure::Failure;
 use crate::authorize::Bearer;
-use crate::http::forwarded::{self, Peer, is_plain_name, is_told_by_proxies};
-use crate::http::headers::{connection_options, has_token, is_hop_by_hop, letters, single};
+use crate::http::forwarded::{self, Peer, is_kept_from_trusted, is_told_by_proxies};
+use crate::http::headers::{
+    connection_options, has_token, is_alias, is_alias_of_framing, is_hop_by_hop, single,
+};
 use crate::plan::{Plan, Route};
 use crate::route::Host;
 use crate::token::{Spot, cookies_without, query_without};
@@ -145,7 +147,8 @@ fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
     is_hop_by_hop(name)
         // We answer it ourselves, when the service begins to read the body.
         || *name == EXPECT
-        || (is_told_by_proxies(name) && !(outgoing.peer.trusted && is_plain_name(name)))
+        || is_alias_of_framing(name)
+        || (is_told_by_proxies(name) && !(outgoing.peer.trusted && is_kept_from_trusted(name)))
         || outgoing.plan.protected.covers(name)
         || is_alias_of_token(name, outgoing)
 }
@@ -153,9 +156,7 @@ fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
 /// A service that reads `X_Token` for `X-Token` would see a token that nobody has checked.
 fn is_alias_of_token(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
     let place = &outgoing.route.access.places.header;
-    place
-        .as_ref()
-        .is_some_and(|place| name != place && letters(name).eq(letters(place)))
+    place.as_ref().is_some_and(|place| is_alias(name, place))
 }
 
 /// HTTP/2 sends cookies one by one; in HTTP/1.1 they stand in one line (RFC 9113 section 8.2.3), because services join
@@ -315,6 +316,8 @@ mod tests {
             ("x.token", "forged"),
             ("x-user-id", "forged"),
             ("x_user_id", "forged"),
+            ("transfer_encoding", "forged"),
+            ("content.length", "forged"),
             ("x-tokens", "other"),
         ]);
         assert_eq!(sent["x-token"], "checked");
