@@ -25,13 +25,16 @@ pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Failure> {
     let header = single(&parts.headers, &HOST).map_err(|_| Failure::HostInvalid)?;
     let target = parts.uri.authority().map(Authority::as_str);
     match (header, target) {
-        // HTTP/1.1: the target wins, and is what the service gets (RFC 9112 section 3.2.2). HTTP/2 has no reason for two
-        // words that differ (RFC 9113 section 8.3.1).
+        // HTTP/2 has no reason for two words that differ (RFC 9113 section 8.3.1).
         (Some(header), Some(target))
             if parts.version == Version::HTTP_2 && header.as_bytes() != target.as_bytes() =>
         {
             Err(Failure::HostInvalid)
         }
+        // HTTP/1.1: `Host` must be there and valid (RFC 9112 section 3.2), but the target wins, and is what the service
+        // gets (section 3.2.2).
+        (None, Some(_)) if parts.version == Version::HTTP_11 => Err(Failure::HostInvalid),
+        (Some(header), Some(_)) if host(Some(header)).is_err() => Err(Failure::HostInvalid),
         (_, Some(target)) => HeaderValue::from_str(target)
             .map(Some)
             .map_err(|_| Failure::HostInvalid),
