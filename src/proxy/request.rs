@@ -54,6 +54,21 @@ pub(super) fn host(authority: Option<&HeaderValue>) -> Result<Option<Host<'_>>, 
         .transpose()
 }
 
+/// The methods that the query names for services which take `_method` instead of the request's own: Rails, Spring and
+/// Symfony on POST, others whenever it is there.
+pub(super) fn overrides(query: Option<&str>) -> impl Iterator<Item = Method> + '_ {
+    query
+        .unwrap_or_default()
+        .split(['&', ';'])
+        // Most pairs end here.
+        .filter(|pair| pair.starts_with(['_', '%']))
+        .filter_map(|pair| form_urlencoded::parse(pair.as_bytes()).next())
+        .filter(|(name, _)| name == "_method")
+        .filter_map(|(_, value)| {
+            Method::from_bytes(value.trim().to_ascii_uppercase().as_bytes()).ok()
+        })
+}
+
 /// What would let the service, or a proxy before it, see other requests than we do.
 pub(super) fn check_framing(parts: &Parts) -> Result<(), Failure> {
     let headers = &parts.headers;
@@ -326,6 +341,20 @@ mod tests {
         assert_eq!(sent["x-token"], "checked");
         assert_eq!(sent["x-tokens"], "other");
         assert!(!sent.values().any(|value| value == "forged"), "{sent:?}");
+    }
+
+    #[test]
+    fn the_query_may_name_another_method() {
+        let check = |query: &str, expected: &[&str]| {
+            let found: Vec<Method> = overrides(Some(query)).collect();
+            assert_eq!(found, expected, "{query}");
+        };
+        check("_method=DELETE", &["DELETE"]);
+        check("a=1&_method=put", &["PUT"]);
+        check("a=1;_method=%64elete+", &["DELETE"]);
+        check("%5Fmethod=x&_%6dethod=y", &["X", "Y"]);
+        check("_method=&_method&method=DELETE&x_method=PUT&_a=b", &[]);
+        assert_eq!(overrides(None).count(), 0);
     }
 
     #[test]
