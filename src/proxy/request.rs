@@ -34,6 +34,8 @@ pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Failure> {
         // HTTP/1.1: `Host` must be there and valid (RFC 9112 section 3.2), but the target wins, and is what the service
         // gets (section 3.2.2).
         (None, Some(_)) if parts.version == Version::HTTP_11 => Err(Failure::HostInvalid),
+        // `://shop/` has an authority for the `http` crate, and a scheme without a letter.
+        (_, Some(_)) if !is_http(parts.uri.scheme()) => Err(Failure::HostInvalid),
         (Some(header), Some(_)) if host(Some(header)).is_err() => Err(Failure::HostInvalid),
         (_, Some(target)) => HeaderValue::from_str(target)
             .map(Some)
@@ -42,6 +44,10 @@ pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Failure> {
         (None, None) if parts.version == Version::HTTP_10 => Ok(None),
         (None, None) => Err(Failure::HostInvalid),
     }
+}
+
+fn is_http(scheme: Option<&Scheme>) -> bool {
+    scheme.is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
 }
 
 /// The host of an authority.
