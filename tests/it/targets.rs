@@ -205,6 +205,7 @@ async fn the_service_reads_the_very_target_that_was_matched() {
         ("/a??b?c", "/a??b?c"),
         ("/a?b=/../%2f%00%zz\\", "/a?b=/../%2f%00%zz\\"),
         ("/a?http://evil.example/", "/a?http://evil.example/"),
+        ("/a?caf\u{e9}=%e9", "/a?caf\u{e9}=%e9"),
         ("/a:80@b", "/a:80@b"),
         ("/a\"b|c^d{e}'f", "/a\"b|c^d{e}'f"),
         ("/http://evil.example/a", "/http:/evil.example/a"),
