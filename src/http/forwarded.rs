@@ -53,52 +53,117 @@ impl Peer {
 
 /// Headers that tell a service who asked, how, and for what. Frameworks believe them, so strangers must not write them.
 /// Only letters and digits, as in [`letters`].
-const TOLD_BY_PROXIES: [&str; 17] = [
+const TOLD_BY_PROXIES: [&str; 38] = [
+    // From where.
     "forwarded",
+    "forwardedfor",
     "xrealip",
     "xclientip",
+    "clientip",
     "xclusterclientip",
     "trueclientip",
+    "cfconnectingip",
+    "cfconnectingipv6",
+    "fastlyclientip",
+    "flyclientip",
+    "xazureclientip",
+    "xenvoyexternaladdress",
+    "xoriginatingip",
+    "xremoteip",
+    "xremoteaddr",
+    "xoriginalforwardedfor",
+    "proxyclientip",
+    "wlproxyclientip",
+    // How.
+    "xscheme",
+    "xurlscheme",
+    "frontendhttps",
+    // For what: another target, host or method than the one that was decided on.
     "xoriginalurl",
     "xoriginaluri",
+    "xoriginalpath",
     "xoriginalhost",
+    "xoriginalmethod",
     "xrewriteurl",
+    "xenvoyoriginalpath",
+    "xhost",
     "xhttpmethod",
     "xhttpmethodoverride",
     "xmethodoverride",
     "xmiddlewaresubrequest",
-    "xhost",
-    "cfconnectingip",
-    "fastlyclientip",
+    // By whom: certificates that nobody has seen.
+    "xarrclientcert",
+    "xclientdn",
+    "xclientverify",
     // No proxy's word either, but CGI hands it on as HTTP_PROXY (httpoxy, CVE-2016-5385).
     "proxy",
 ];
 
-/// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port`, `-Prefix`, `-Uri` and whatever comes.
-const FORWARDED_PREFIX: &str = "xforwarded";
+/// `X-Forwarded-For`, `-Proto`, `-User`, `-Client-Cert`, `-Uri` and whatever comes; `Client-Cert` and `Client-Cert-Chain`
+/// (RFC 9440) and what others call the same.
+const TOLD_PREFIXES: [&str; 6] = [
+    "xforwarded",
+    "clientcert",
+    "xclientcert",
+    "sslclient",
+    "xssl",
+    "xamznmtls",
+];
+
+/// What a trusted proxy may say: from where and how. Everything else a proxy may just as well have passed on from its own
+/// client: load balancers set the first three and look at no others.
+const KEPT_FROM_TRUSTED: [&str; 18] = [
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-forwarded-scheme",
+    "x-forwarded-ssl",
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "x-scheme",
+    "front-end-https",
+];
 
 /// Whether `name` is one that only a proxy may write, in any spelling.
 #[must_use]
 pub fn is_told_by_proxies(name: &HeaderName) -> bool {
+    // Longer than all of them.
+    const LETTERS_MAX: usize = 32;
     // Few letters begin all of them: most header lines end here.
-    if !matches!(letters(name).next(), Some(b'x' | b'f' | b't' | b'c' | b'p')) {
+    if !matches!(
+        letters(name).next(),
+        Some(b'x' | b'f' | b't' | b'c' | b'p' | b's' | b'w')
+    ) {
         return false;
     }
-    let mut rest = letters(name);
-    FORWARDED_PREFIX
-        .bytes()
-        .all(|letter| rest.next() == Some(letter))
+    let mut folded = [0; LETTERS_MAX];
+    let mut length = 0;
+    for (to, from) in folded.iter_mut().zip(letters(name)) {
+        *to = from;
+        length += 1;
+    }
+    let folded = &folded[..length];
+    TOLD_PREFIXES
+        .iter()
+        .any(|prefix| folded.starts_with(prefix.as_bytes()))
         || TOLD_BY_PROXIES
             .iter()
-            .any(|other| letters(name).eq(other.bytes()))
+            .any(|other| folded == other.as_bytes())
 }
 
-/// Whether `name`, coming from a trusted proxy, is kept: its exact spelling, not an alias.
+/// Whether `name` is kept when a trusted proxy sends it: in its exact spelling, no alias.
 #[must_use]
-pub fn is_plain_name(name: &HeaderName) -> bool {
-    name.as_str()
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+pub fn is_kept_from_trusted(name: &HeaderName) -> bool {
+    KEPT_FROM_TRUSTED.contains(&name.as_str())
 }
 
 /// Writes the forwarding headers. What an untrusted peer said must be gone already.
@@ -202,7 +267,13 @@ mod tests {
             "True-Client-IP",
             "X-Middleware-Subrequest",
             "CF-Connecting-IP",
+            "Client_IP",
+            "WL-Proxy-Client-IP",
             "Proxy",
+            "X-Forwarded-Client-Cert",
+            "x_ssl_client_verify",
+            "Client-Cert-Chain",
+            "SSL_CLIENT_S_DN",
         ] {
             assert!(known(name), "{name}");
         }
@@ -213,8 +284,22 @@ mod tests {
             "te",
             "traceparent",
             "x-user-id",
+            "client-id",
+            "cookie",
+            &format!("proxy-{}", "x".repeat(40)),
         ] {
             assert!(!known(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_from_a_trusted_proxy_is_what_others_may_not_say() {
+        for name in KEPT_FROM_TRUSTED {
+            let name = HeaderName::from_static(name);
+            assert!(is_told_by_proxies(&name) && is_kept_from_trusted(&name));
+        }
+        for name in ["x_forwarded_for", "xforwardedfor", "x-forwarded-user"] {
+            assert!(!is_kept_from_trusted(&HeaderName::from_static(name)));
         }
     }
 }

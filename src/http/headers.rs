@@ -26,6 +26,21 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         || *name == PROXY_AUTHENTICATE
 }
 
+/// Whether a service that folds signs may read `name` as a length or transfer coding, though for HTTP it is none:
+/// `Transfer_Encoding` is `HTTP_TRANSFER_ENCODING` behind WSGI.
+#[must_use]
+pub fn is_alias_of_framing(name: &HeaderName) -> bool {
+    [CONTENT_LENGTH, TRANSFER_ENCODING]
+        .iter()
+        .any(|framing| is_alias(name, framing))
+}
+
+/// Whether `name` is another spelling of `other` for a service that folds signs, and not `other` itself.
+#[must_use]
+pub fn is_alias(name: &HeaderName, other: &HeaderName) -> bool {
+    name != other && letters(name).eq(letters(other))
+}
+
 /// Most connection options looked at. Real ones are `close`, `keep-alive`, `upgrade`, `te`.
 const CONNECTION_OPTIONS_MAX: usize = 16;
 
@@ -122,6 +137,7 @@ pub fn is_forbidden_trailer(name: &HeaderName) -> bool {
         EXPECT, HOST, SET_COOKIE, WWW_AUTHENTICATE,
     };
     is_hop_by_hop(name)
+        || is_alias_of_framing(name)
         || *name == TRAILER
         || [
             AUTHORIZATION,

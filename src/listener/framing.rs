@@ -306,6 +306,8 @@ mod tests {
             assert!(seen.starts_with(good.as_bytes()), "{bad:?} cut by {cut}");
             assert!(seen.contains(&0), "{bad:?} cut by {cut}");
             let dead = seen.iter().position(|byte| *byte == 0).unwrap_or_default();
+            // It is this line that was refused, not one of those that follow.
+            assert!(dead < good.len() + bad.len(), "{bad:?} cut by {cut}");
             assert!(
                 seen[dead..].iter().all(|byte| UNREADABLE.contains(byte)),
                 "{bad:?} cut by {cut}"

@@ -18,9 +18,9 @@ use super::drain::Drain;
 use super::streams::{Admission, Ended, Watch};
 use crate::base::deadline::{Deadline, DeadlineHandle};
 use crate::http::forwarded::is_told_by_proxies;
-use crate::http::headers::is_forbidden_trailer;
+use crate::http::headers::{is_forbidden_trailer, letters};
 use crate::listener::Coming;
-use crate::plan::Plan;
+use crate::plan::{Plan, Route};
 use crate::upstream::Lease;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -47,7 +47,7 @@ struct Inbound {
     answer: AnswerClock,
     fault: Rc<Cell<Option<BodyFault>>>,
     /// What trailers are checked against; None drops them all.
-    trailers: Option<Arc<Plan>>,
+    trailers: Option<(Arc<Plan>, Arc<Route>)>,
     /// What comes is no head of a next request, even if the answer was quicker. None once it is left to the drain.
     coming: Option<Coming>,
     /// The bearer may have to stop, also when the answer is there already. None for strangers.
@@ -95,7 +95,7 @@ pub enum BodyFault {
 
 impl RequestBody {
     /// Passes `body` on, as far as its connection allows. `fault` tells afterwards why it ended early. Trailers are
-    /// passed on only if `trailers` is given, and then without those that name an identity or framing field.
+    /// passed on only if `trailers` is given, and then without those that name an identity, a token or a framing field.
     pub(super) fn new(
         body: Incoming,
         (drain, untold): (Drain, bool),
@@ -103,7 +103,7 @@ impl RequestBody {
         deadline: Deadline,
         answer: AnswerClock,
         fault: Rc<Cell<Option<BodyFault>>>,
-        trailers: Option<Arc<Plan>>,
+        trailers: Option<(Arc<Plan>, Arc<Route>)>,
     ) -> Self {
         let connection = coming.connection();
         Self(Some(Box::new(Inbound {
@@ -199,8 +199,9 @@ impl Body for RequestBody {
             Err(frame) => frame,
         };
         match (frame.into_trailers(), &inbound.trailers) {
-            (Ok(trailers), Some(plan)) => {
-                Poll::Ready(Some(Ok(Frame::trailers(clean_request(trailers, plan)))))
+            (Ok(trailers), Some((plan, route))) => {
+                let trailers = clean_request(trailers, plan, route);
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
             (Ok(_) | Err(_), _) => Poll::Ready(None),
         }
@@ -221,9 +222,13 @@ impl Body for RequestBody {
     }
 }
 
-fn clean_request(trailers: HeaderMap, plan: &Plan) -> HeaderMap {
+fn clean_request(trailers: HeaderMap, plan: &Plan, route: &Route) -> HeaderMap {
+    let place = route.access.places.header.as_ref();
     keep(trailers, |name| {
-        !is_forbidden_trailer(name) && !is_told_by_proxies(name) && !plan.protected.covers(name)
+        !is_forbidden_trailer(name)
+            && !is_told_by_proxies(name)
+            && !plan.protected.covers(name)
+            && !place.is_some_and(|place| letters(name).eq(letters(place)))
     })
 }
 

@@ -16,6 +16,8 @@ pub enum Failure {
     HostInvalid,
     /// No single reading of the path (400).
     PathAmbiguous,
+    /// The query names another method for lenient services, and with it the request is not the route's (400).
+    MethodAmbiguous,
     /// No route (404).
     NoRoute,
     /// The path has routes, but not for this method (405).
@@ -46,6 +48,7 @@ impl Failure {
             Self::HeadAmbiguous => "bad_request",
             Self::HostInvalid => "host_invalid",
             Self::PathAmbiguous => "path_ambiguous",
+            Self::MethodAmbiguous => "method_ambiguous",
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::BodyTooLarge => "body_too_large",
@@ -74,6 +77,10 @@ impl Failure {
             Self::PathAmbiguous => (
                 StatusCode::BAD_REQUEST,
                 "The path has more than one reading.",
+            ),
+            Self::MethodAmbiguous => (
+                StatusCode::BAD_REQUEST,
+                "The query names a method that is not allowed here.",
             ),
             Self::NoRoute => (StatusCode::NOT_FOUND, "Nothing is served here."),
             Self::MethodNotAllowed(_) => (
@@ -140,6 +147,7 @@ impl Failure {
             Self::HeadAmbiguous
                 | Self::HostInvalid
                 | Self::PathAmbiguous
+                | Self::MethodAmbiguous
                 | Self::BodyTooLarge
                 | Self::RequestTimeout
                 | Self::BodyBroken

@@ -36,7 +36,7 @@ use crate::plan::Route;
 use crate::policy::Requirement;
 use crate::route::{Found, NormalPath};
 use crate::telemetry::metrics::Decided as Counted;
-use crate::token::Reject;
+use crate::token::{self, Reject};
 use crate::upstream::Sent;
 
 /// Longest time that a request waits for a key that nobody knows yet.
@@ -134,7 +134,7 @@ impl Exchange<'_> {
             .then(|| Cors::requested_method(&parts.headers))
             .flatten();
         let routes = &self.edition.plan.routes;
-        let found = |method| {
+        let found = |method: &Method| {
             routes
                 .find(host.as_ref(), &path, method)
                 .map_err(|_| Failure::PathAmbiguous)
@@ -164,6 +164,11 @@ impl Exchange<'_> {
         };
         self.route = Some(route);
         self.record.meet(route);
+        for method in request::overrides(parts.uri.query()) {
+            if !matches!(found(&method)?, Found::Route(other) if Arc::ptr_eq(other, route)) {
+                return Err(Failure::MethodAmbiguous);
+            }
+        }
         Ok(Head {
             authority,
             path: path.rewritten(),
@@ -180,11 +185,13 @@ impl Exchange<'_> {
                 self.count(route, None, true, "preflight");
                 return Ok(Outcome::Own(cors.answer_preflight(&parts.headers)));
             }
-            Preflight::Pass => {
+            Preflight::Pass if self.is_bare(route, parts) => {
                 self.count(route, None, true, "preflight");
                 Pass { bearer: None }
             }
-            Preflight::No => self.decide(route, parts).await.map_err(Refusal::Denied)?,
+            Preflight::Pass | Preflight::No => {
+                self.decide(route, parts).await.map_err(Refusal::Denied)?
+            }
         };
         self.bearer = pass.bearer.as_ref().map(|(bearer, _)| Arc::clone(bearer));
         let sent = self.send(route, parts, head, &pass).await;
@@ -192,6 +199,14 @@ impl Exchange<'_> {
             self.count_failure(route, failure);
         }
         sent.map(Outcome::Service)
+    }
+
+    /// Whether the request has neither body nor token, like every preflight (Fetch Standard, CORS-preflight fetch). One
+    /// that has would show the service a token that nobody has checked.
+    fn is_bare(&self, route: &Route, parts: &Parts) -> bool {
+        let places = &route.access.places;
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+            && token::find(places, &parts.headers, parts.uri.query()) == token::Found::Nothing
     }
 
     fn count_failure(&self, route: &Route, failure: &Failure) {
@@ -275,7 +290,7 @@ impl Exchange<'_> {
     /// Step 13: the head anew, the body streamed, and the head of the answer in time.
     async fn send(
         &mut self,
-        route: &Route,
+        route: &Arc<Route>,
         parts: &mut Parts,
         head: &Head,
         pass: &Pass,
@@ -324,7 +339,8 @@ impl Exchange<'_> {
                 self.worker.deadlines.deadline(),
                 clock,
                 Rc::clone(&fault),
-                is_grpc(&parts.headers).then(|| Arc::clone(&self.edition.plan)),
+                is_grpc(&parts.headers)
+                    .then(|| (Arc::clone(&self.edition.plan), Arc::clone(route))),
             ),
             Some(_) | None => RequestBody::default(),
         };

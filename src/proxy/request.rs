@@ -12,8 +12,10 @@ use http_body::Body;
 
 use super::failure::Failure;
 use crate::authorize::Bearer;
-use crate::http::forwarded::{self, Peer, is_plain_name, is_told_by_proxies};
-use crate::http::headers::{connection_options, has_token, is_hop_by_hop, letters, single};
+use crate::http::forwarded::{self, Peer, is_kept_from_trusted, is_told_by_proxies};
+use crate::http::headers::{
+    connection_options, has_token, is_alias, is_alias_of_framing, is_hop_by_hop, single,
+};
 use crate::plan::{Plan, Route};
 use crate::route::Host;
 use crate::token::{Spot, cookies_without, query_without};
@@ -23,13 +25,18 @@ pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Failure> {
     let header = single(&parts.headers, &HOST).map_err(|_| Failure::HostInvalid)?;
     let target = parts.uri.authority().map(Authority::as_str);
     match (header, target) {
-        // HTTP/1.1: the target wins, and is what the service gets (RFC 9112 section 3.2.2). HTTP/2 has no reason for two
-        // words that differ (RFC 9113 section 8.3.1).
+        // HTTP/2 has no reason for two words that differ (RFC 9113 section 8.3.1).
         (Some(header), Some(target))
             if parts.version == Version::HTTP_2 && header.as_bytes() != target.as_bytes() =>
         {
             Err(Failure::HostInvalid)
         }
+        // HTTP/1.1: `Host` must be there and valid (RFC 9112 section 3.2), but the target wins, and is what the service
+        // gets (section 3.2.2).
+        (None, Some(_)) if parts.version == Version::HTTP_11 => Err(Failure::HostInvalid),
+        // `://shop/` has an authority for the `http` crate, and a scheme without a letter.
+        (_, Some(_)) if !is_http(parts.uri.scheme()) => Err(Failure::HostInvalid),
+        (Some(header), Some(_)) if host(Some(header)).is_err() => Err(Failure::HostInvalid),
         (_, Some(target)) => HeaderValue::from_str(target)
             .map(Some)
             .map_err(|_| Failure::HostInvalid),
@@ -37,6 +44,10 @@ pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Failure> {
         (None, None) if parts.version == Version::HTTP_10 => Ok(None),
         (None, None) => Err(Failure::HostInvalid),
     }
+}
+
+fn is_http(scheme: Option<&Scheme>) -> bool {
+    scheme.is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
 }
 
 /// The host of an authority.
@@ -47,6 +58,21 @@ pub(super) fn host(authority: Option<&HeaderValue>) -> Result<Option<Host<'_>>, 
             Host::parse(text).map_err(|_| Failure::HostInvalid)
         })
         .transpose()
+}
+
+/// The methods that the query names for services which take `_method` instead of the request's own: Rails, Spring and
+/// Symfony on POST, others whenever it is there.
+pub(super) fn overrides(query: Option<&str>) -> impl Iterator<Item = Method> + '_ {
+    query
+        .unwrap_or_default()
+        .split(['&', ';'])
+        // Most pairs end here.
+        .filter(|pair| pair.starts_with(['_', '%']))
+        .filter_map(|pair| form_urlencoded::parse(pair.as_bytes()).next())
+        .filter(|(name, _)| name == "_method")
+        .filter_map(|(_, value)| {
+            Method::from_bytes(value.trim().to_ascii_uppercase().as_bytes()).ok()
+        })
 }
 
 /// What would let the service, or a proxy before it, see other requests than we do.
@@ -145,7 +171,8 @@ fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
     is_hop_by_hop(name)
         // We answer it ourselves, when the service begins to read the body.
         || *name == EXPECT
-        || (is_told_by_proxies(name) && !(outgoing.peer.trusted && is_plain_name(name)))
+        || is_alias_of_framing(name)
+        || (is_told_by_proxies(name) && !(outgoing.peer.trusted && is_kept_from_trusted(name)))
         || outgoing.plan.protected.covers(name)
         || is_alias_of_token(name, outgoing)
 }
@@ -153,9 +180,7 @@ fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
 /// A service that reads `X_Token` for `X-Token` would see a token that nobody has checked.
 fn is_alias_of_token(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
     let place = &outgoing.route.access.places.header;
-    place
-        .as_ref()
-        .is_some_and(|place| name != place && letters(name).eq(letters(place)))
+    place.as_ref().is_some_and(|place| is_alias(name, place))
 }
 
 /// HTTP/2 sends cookies one by one; in HTTP/1.1 they stand in one line (RFC 9113 section 8.2.3), because services join
@@ -315,11 +340,27 @@ mod tests {
             ("x.token", "forged"),
             ("x-user-id", "forged"),
             ("x_user_id", "forged"),
+            ("transfer_encoding", "forged"),
+            ("content.length", "forged"),
             ("x-tokens", "other"),
         ]);
         assert_eq!(sent["x-token"], "checked");
         assert_eq!(sent["x-tokens"], "other");
         assert!(!sent.values().any(|value| value == "forged"), "{sent:?}");
+    }
+
+    #[test]
+    fn the_query_may_name_another_method() {
+        let check = |query: &str, expected: &[&str]| {
+            let found: Vec<Method> = overrides(Some(query)).collect();
+            assert_eq!(found, expected, "{query}");
+        };
+        check("_method=DELETE", &["DELETE"]);
+        check("a=1&_method=put", &["PUT"]);
+        check("a=1;_method=%64elete+", &["DELETE"]);
+        check("%5Fmethod=x&_%6dethod=y", &["X", "Y"]);
+        check("_method=&_method&method=DELETE&x_method=PUT&_a=b", &[]);
+        assert_eq!(overrides(None).count(), 0);
     }
 
     #[test]

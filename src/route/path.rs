@@ -71,8 +71,9 @@ impl<'a> NormalPath<'a> {
         }
     }
 
-    /// The path as a lenient service may read it: decoded once more, without `;parameters`, in lower case. None if that
-    /// is the same.
+    /// The path as a lenient service may read it: decoded once more, without `;parameters` and what an encoded `?` or `#`
+    /// would cut off, without dots and blanks at a segment's end (Windows) and a slash at its own, in lower case. None if
+    /// that is the same.
     #[must_use]
     pub fn folded(&self) -> Option<String> {
         fold(&self.0)
@@ -153,46 +154,48 @@ fn octet_at(bytes: &[u8], at: usize) -> Option<u8> {
 
 /// What a service that decodes twice must not find under an encoded percent sign.
 const fn is_delimiter_or_dot(octet: u8) -> bool {
-    matches!(octet, b'/' | b'\\' | b'.' | b'%' | b';') || octet.is_ascii_control()
+    matches!(octet, b'/' | b'\\' | b'.' | b'%' | b';' | b'?' | b'#') || octet.is_ascii_control()
 }
 
-/// Tomcat and Jetty drop `;parameters` before they look for dots.
+/// Tomcat and Jetty drop `;parameters` before they look for dots, and who decodes before looking for the query finds one.
 fn is_dot_segment(segment: &str) -> bool {
-    let end = segment
-        .find(';')
-        .into_iter()
-        .chain(segment.find("%3B"))
-        .min()
-        .unwrap_or(segment.len());
-    matches!(&segment[..end], "." | "..")
+    matches!(before_any(segment, &[";", "%3B", "%3F", "%23"]), "." | "..")
 }
 
-/// `path`, which is normal, decoded once more, without `;parameters`, in lower case; None if that is the same.
+/// `text` up to the first of `marks`.
+fn before_any<'t>(text: &'t str, marks: &[&str]) -> &'t str {
+    let end = marks.iter().filter_map(|mark| text.find(mark)).min();
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// `path`, which is normal, as [`NormalPath::folded`] says; None if that is the same.
 pub(super) fn fold(path: &str) -> Option<String> {
-    let needs = path
-        .bytes()
-        .any(|b| b.is_ascii_uppercase() || matches!(b, b';' | b'%'));
+    let mut previous = 0;
+    let mut needs = path.len() > 1 && path.ends_with(['/', '.']);
+    for byte in path.bytes() {
+        needs |= byte.is_ascii_uppercase()
+            || matches!(byte, b';' | b'%')
+            || (byte == b'/' && previous == b'.');
+        previous = byte;
+    }
     if !needs {
         return None;
     }
-    let decoded = decode_again(path);
+    let decoded = decode_again(path).to_ascii_lowercase();
     let mut folded = String::with_capacity(decoded.len());
-    for segment in decoded.split_inclusive('/') {
-        let (name, slash) = segment
-            .strip_suffix('/')
-            .map_or((segment, ""), |name| (name, "/"));
-        let lower = name.to_ascii_lowercase();
-        let end = lower
-            .find(';')
-            .into_iter()
-            .chain(lower.find("%3b"))
-            .min()
-            .unwrap_or(lower.len());
-        // A segment that was all parameters leaves two slashes behind, which services merge.
-        if !(end == 0 && folded.ends_with('/')) {
-            folded.push_str(&lower[..end]);
-            folded.push_str(slash);
+    for segment in before_any(&decoded, &["%3f", "%23"]).split('/') {
+        let mut name = before_any(segment, &[";", "%3b"]);
+        while let Some(shorter) = name.strip_suffix('.').or_else(|| name.strip_suffix("%20")) {
+            name = shorter;
         }
+        // A segment of which nothing is left leaves two slashes behind, which services merge.
+        if !name.is_empty() {
+            folded.push('/');
+            folded.push_str(name);
+        }
+    }
+    if folded.is_empty() {
+        folded.push('/');
     }
     (folded != path).then_some(folded)
 }
@@ -301,6 +304,8 @@ mod tests {
             "/%25%32e",
             "/%252%65",
             "/x/%252%65%25%32e/y",
+            "/a%253fx",
+            "/a%2523",
         ] {
             let refused = NormalPath::parse(raw);
             assert!(matches!(refused, Err(EncodedDelimiter)), "{raw:?}");
@@ -318,6 +323,8 @@ mod tests {
             "/a/..;x=1/b",
             "/a/..%3b/b",
             "/a/.;",
+            "/a/..%3fb",
+            "/a/..%23b",
         ] {
             check(raw, Err(DotSegment));
         }
@@ -335,11 +342,20 @@ mod tests {
         assert_eq!(folded("/admin;x/y").as_deref(), Some("/admin/y"));
         assert_eq!(folded("/admin%3bx").as_deref(), Some("/admin"));
         assert_eq!(folded("/;x/admin").as_deref(), Some("/admin"));
+        assert_eq!(folded("/admin/").as_deref(), Some("/admin"));
+        assert_eq!(folded("/admin./x").as_deref(), Some("/admin/x"));
+        assert_eq!(folded("/admin...").as_deref(), Some("/admin"));
+        assert_eq!(folded("/admin%20.%20/x").as_deref(), Some("/admin/x"));
+        assert_eq!(folded("/admin%3fx/y").as_deref(), Some("/admin"));
+        assert_eq!(folded("/admin%23x").as_deref(), Some("/admin"));
+        assert_eq!(folded("/a.b/.c"), None);
+        assert_eq!(folded("/"), None);
         assert_eq!(folded("/%2561dm%2549n").as_deref(), Some("/admin"));
         assert_eq!(folded("/%25%36%31dmin").as_deref(), Some("/admin"));
         assert_eq!(folded("/100%2520off").as_deref(), Some("/100%20off"));
         assert_eq!(folded("/100%25"), None);
-        assert_eq!(folded("/%20"), None);
+        assert_eq!(folded("/a%20b"), None);
+        assert_eq!(folded("/%20").as_deref(), Some("/"));
     }
 
     proptest! {

@@ -42,7 +42,7 @@ pub enum Found<'r> {
     One(Cow<'r, str>, Spot),
     /// More than one, equal or not: nobody can say which one counts (RFC 6750 section 2).
     Several,
-    /// A place holds something that is not text.
+    /// A place holds something that is not text, or that lenient services take for a bearer token and we do not.
     Unreadable,
 }
 
@@ -55,7 +55,7 @@ pub fn find<'r>(places: &Places, headers: &'r HeaderMap, query: Option<&'r str>)
             match bearer(line) {
                 Ok(Some(token)) => found = found.and(token.into(), Spot::Authorization),
                 Ok(None) => {}
-                Err(NotText) => return Found::Unreadable,
+                Err(TwoReadings) => return Found::Unreadable,
             }
         }
         // Two lines with different schemes leave it to the service which of them counts.
@@ -129,19 +129,24 @@ impl<'r> Found<'r> {
     }
 }
 
-struct NotText;
+struct TwoReadings;
 
-/// The token of an `Authorization` line, None if the scheme is another one.
-fn bearer(line: &HeaderValue) -> Result<Option<&str>, NotText> {
-    let Ok(text) = line.to_str() else {
-        // Another scheme may hold anything.
-        let is_bearer = line
-            .as_bytes()
-            .get(..6)
-            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"));
-        return if is_bearer { Err(NotText) } else { Ok(None) };
+/// The token of an `Authorization` line, None if the scheme is another one. Another scheme may hold anything but a `Bearer`
+/// with something after it: `Basic x, Bearer y` is one credential (RFC 9110 section 11.4), and two for who searches the line.
+fn bearer(line: &HeaderValue) -> Result<Option<&str>, TwoReadings> {
+    const WORD: &[u8] = b"bearer";
+    let token = line.to_str().ok().and_then(strip_scheme);
+    let hides_one = || {
+        line.as_bytes().windows(WORD.len() + 1).any(|part| {
+            part[..WORD.len()].eq_ignore_ascii_case(WORD)
+                && !part[WORD.len()].is_ascii_alphanumeric()
+        })
     };
-    Ok(strip_scheme(text))
+    if token.is_none() && hides_one() {
+        Err(TwoReadings)
+    } else {
+        Ok(token)
+    }
 }
 
 /// What follows `Bearer` and blanks; the scheme's name has no case (RFC 9110 section 11.1). A tab ends it too, because
@@ -224,6 +229,7 @@ mod tests {
         check(&[("authorization", "Basic YTpi")], None, &Found::Nothing);
         check(&[("authorization", "BearerX a.b.c")], None, &Found::Nothing);
         check(&[("authorization", "Basic \u{e9}")], None, &Found::Nothing);
+        check(&[("authorization", "Basic bearer")], None, &Found::Nothing);
         check(
             &[("cookie", "sidx=a.b.c; xsid=a.b.c; SID=a.b.c")],
             Some("token=a.b.c"),
@@ -254,6 +260,16 @@ mod tests {
             &Found::Unreadable,
         );
         check(&[("x-token", "\u{e9}")], None, &Found::Unreadable);
+        for hidden in [
+            "Basic YTpi, Bearer a.b.c",
+            "Basic \u{e9} bEARER a.b.c",
+            ",Bearer a.b.c",
+            "\"Bearer a.b.c\"",
+            "Bearer,a.b.c",
+            "xBearer\ta.b.c",
+        ] {
+            check(&[("authorization", hidden)], None, &Found::Unreadable);
+        }
     }
 
     #[test]

@@ -193,7 +193,15 @@ fn no_unsigned_header_or_payload_passes() {
         &(json_value(), json_value(), any::<bool>()),
         |(header, payload, is_near)| {
             let (header, payload) = if is_near {
-                let payload = json!({"iss": scene.issuer.url(), "aud": "orders-api", "exp": NOW + LIFETIME, "sub": payload});
+                // Nothing is wrong with it but that nobody signed it.
+                let payload = json!({
+                    "iss": scene.issuer.url(),
+                    "aud": "orders-api",
+                    "iat": NOW,
+                    "exp": NOW + LIFETIME,
+                    "sub": "alice",
+                    "x": payload,
+                });
                 (
                     json!({"alg": "ES256", "kid": "ES256-1", "x": header}),
                     payload,

@@ -484,6 +484,7 @@ async fn a_web_socket_passes_both_ways() {
         .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
         .header("authorization", format!("Bearer {}", scene.token))
         .header("x-user-id", "root")
+        .header("x_user_id", "root")
         .body(())
         .unwrap();
     let (mut socket, answer) = within(

@@ -106,6 +106,36 @@ async fn the_authorization_header_holds_one_bearer_token() {
 }
 
 #[tokio::test]
+async fn what_only_lenient_services_take_for_a_token_is_a_bad_one() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let gateway = Setup::new(&issuer, &upstream)
+        .catch_all("auth = \"optional\"")
+        .start()
+        .await;
+    for value in [
+        "Basic YTpi, Bearer x.y.z",
+        "Basic YTpi,bearer x.y.z",
+        "Basic YTpi; Bearer=x.y.z",
+        "Negotiate\tBEARER\tx.y.z",
+        ",Bearer x.y.z",
+        "Bearer: x.y.z",
+        "\"Bearer x.y.z\"",
+        "Bearer\tx.y.z",
+        "Basic caf\u{e9} Bearer x.y.z",
+    ] {
+        let answer = gateway.get("/").header("authorization", value).await;
+        assert_eq!(answer.verdict(), "401 invalid_token", "{value}");
+    }
+    assert_eq!(upstream.count(), 0);
+    let basic = gateway.get("/").header("authorization", "Basic YTpi").await;
+    assert_eq!(
+        (basic.status(), upstream.count()),
+        (200, 1),
+        "another scheme"
+    );
+}
+
+#[tokio::test]
 async fn two_authorization_headers_are_an_error() {
     let scene = scene("").await;
     let (token, other) = (&scene.token, &scene.other);

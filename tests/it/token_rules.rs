@@ -728,6 +728,56 @@ async fn the_key_is_chosen_by_kid_among_the_issuers_own() {
             good.clone().header("kid", "' OR 1=1 --").sign(),
             "key_unknown",
         ),
+        fails(
+            "kid a URL, followed by nobody",
+            good.clone().header("kid", url.as_str()).sign(),
+            "key_unknown",
+        ),
+        fails(
+            "kid a command",
+            good.clone().header("kid", "$(id)|id;`id`").sign(),
+            "key_unknown",
+        ),
+        fails(
+            "kid with a NUL after the right one",
+            good.clone().header("kid", "ES256-1\0").sign(),
+            "key_unknown",
+        ),
+        fails(
+            "kid of letters that only look like it",
+            good.clone().header("kid", "\u{415}S256-1").sign(),
+            "key_unknown",
+        ),
+        fails(
+            "the longest kid",
+            good.clone().header("kid", "k".repeat(256)).sign(),
+            "key_unknown",
+        ),
+        fails(
+            "one byte more",
+            good.clone().header("kid", "k".repeat(257)).sign(),
+            MALFORMED,
+        ),
+        fails(
+            "one byte more in fewer letters",
+            good.clone()
+                .header("kid", format!("{}k", "\u{e9}".repeat(128)))
+                .sign(),
+            MALFORMED,
+        ),
+        fails(
+            "a public key of the thief's in every place at once",
+            stolen(
+                good.clone()
+                    .header("jwk", thiefs_jwk.clone())
+                    .header("jku", url.as_str())
+                    .header("x5u", url.as_str())
+                    .header("x5c", json!(["MIIB"]))
+                    .header("x5t#S256", "AAAA"),
+            )
+            .sign(),
+            "signature_invalid",
+        ),
     ];
     check(&gateway, &upstream, cases).await;
     assert_eq!(
@@ -1037,6 +1087,88 @@ fn with_large_s(token: &str) -> String {
     }
     assert_eq!(carry, 0, "fits in 256 bits");
     format!("{header}.{payload}.{}", encode(bytes))
+}
+
+/// What costs nothing is asked first: each of these has a wrong signature, by a key that nobody knows, and is refused for
+/// another reason. Neither a signature is checked for it nor a key fetched.
+#[tokio::test]
+async fn what_is_cheap_is_asked_before_the_key_and_the_signature() {
+    let (issuer, upstream, gateway) = scene(|setup| {
+        setup
+            .issuer(r#"require = ["sid"]"#)
+            .issuer(r#"algorithms = ["ES256", "RS256"]"#)
+            .issuer(r#"refresh_min_interval = "1s""#)
+    })
+    .await;
+    let good = issuer.token("alice").sid("s1");
+    let stranger = good
+        .clone()
+        .key(key(Algorithm::ES256, 9))
+        .header("kid", "nobody's");
+    let with = |claim: &str, value: Value| stranger.clone().claim(claim, value).sign();
+    let says = |member: &str, value: Value| stranger.clone().header(member, value).sign();
+    let cases = vec![
+        passes("control", good.sign()),
+        fails(
+            "its size",
+            with("x", json!("x".repeat(9000))),
+            "token_too_large",
+        ),
+        fails("its form", format!("{}=", stranger.sign()), MALFORMED),
+        fails("its JSON", says("typ", json!(7)), MALFORMED),
+        fails("crit", says("crit", json!(["x"])), "crit_unsupported"),
+        fails("alg", says("alg", json!("none")), "alg_not_allowed"),
+        fails(
+            "alg of the issuer",
+            says("alg", json!("ES384")),
+            "alg_not_allowed",
+        ),
+        fails("typ", says("typ", json!("logout+jwt")), "type_not_allowed"),
+        fails(
+            "iss",
+            with("iss", json!("https://evil.example")),
+            "issuer_unknown",
+        ),
+        fails("a claim", with("sub", json!(7)), CLAIM),
+        fails(
+            "no claim",
+            stranger.clone().without("sid").sign(),
+            "claim_missing",
+        ),
+        fails(
+            "exp",
+            stranger.clone().issued(NOW - 90_000).sign(),
+            "expired",
+        ),
+        fails("nbf", with("nbf", json!(NOW + 100)), NOT_YET),
+        fails("iat", with("iat", json!(NOW + 100)), FROM_THE_FUTURE),
+        fails(
+            "lifetime",
+            with("exp", json!(NOW + 100_000)),
+            "lifetime_too_long",
+        ),
+        fails("aud", with("aud", json!("billing")), "audience_mismatch"),
+        // The key's kind and its fitness, before any arithmetic with it.
+        fails(
+            "a key of another kind",
+            stranger
+                .clone()
+                .header("kid", "ES256-1")
+                .header("alg", "RS256")
+                .sign(),
+            KEY_UNFIT,
+        ),
+    ];
+    let fetches = issuer.fetches();
+    check(&gateway, &upstream, cases).await;
+    assert_eq!(issuer.fetches(), fetches, "no key was asked for");
+    // That is no accident: the same token, with nothing else wrong with it, does ask.
+    eventually("a fetch", async || {
+        let answer = gateway.get("/").bearer(&stranger.sign()).await;
+        assert_eq!(answer.verdict(), "401 invalid_token");
+        (issuer.fetches() > fetches).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -1352,6 +1484,35 @@ async fn only_named_types_pass_where_the_file_names_them() {
     let good = issuer.token("alice");
     let cases = vec![
         passes("control", good.sign()),
+        passes(
+            "control, with the whole media type",
+            good.clone().header("typ", "application/AT+JWT").sign(),
+        ),
+        fails(
+            "an ID token",
+            good.clone()
+                .header("typ", "JWT")
+                .claim("nonce", "n1")
+                .claim("at_hash", "AAAA")
+                .sign(),
+            "type_not_allowed",
+        ),
+        fails(
+            "a logout token",
+            good.clone()
+                .header("typ", "logout+jwt")
+                .claim(
+                    "events",
+                    json!({"http://schemas.openid.net/event/backchannel-logout": {}}),
+                )
+                .sign(),
+            "type_not_allowed",
+        ),
+        fails(
+            "two types in one text",
+            good.clone().header("typ", "JWT, at+jwt").sign(),
+            "type_not_allowed",
+        ),
         fails(
             "JWT",
             good.clone().header("typ", "JWT").sign(),
@@ -1490,6 +1651,14 @@ async fn the_payload_must_be_one_object_read_in_one_way() {
             sign(with_member(&payload, r#""x":{"sub":1}"#).as_bytes()),
         ),
         passes(
+            "a thousand lists side by side",
+            sign(with_member(&payload, &format!("\"x\":[{}0]", "[],".repeat(1300))).as_bytes()),
+        ),
+        passes(
+            "a small number in many digits",
+            sign(with_member(&payload, &format!("\"x\":0.{}", "1".repeat(3000))).as_bytes()),
+        ),
+        passes(
             "letters beyond ASCII",
             sign(with_member(&payload, "\"x\":\"\u{1f600}\\ud83d\\ude00\"").as_bytes()),
         ),
@@ -1559,6 +1728,18 @@ async fn the_payload_must_be_one_object_read_in_one_way() {
         refuse(other, other.as_bytes());
     }
     refuse("compressed", &[0x1f, 0x8b, 0x08, 0, 0, 0, 0, 0]);
+    refuse(
+        "a number beyond all",
+        with_member(&payload, &format!("\"x\":1{}", "0".repeat(400))).as_bytes(),
+    );
+    refuse(
+        "a fraction beyond all",
+        with_member(&payload, "\"x\":1e400").as_bytes(),
+    );
+    refuse(
+        "a nested name twice, once escaped",
+        with_member(&payload, r#""x":{"y":1,"\u0079":2}"#).as_bytes(),
+    );
     refuse(
         "a token in a token",
         issuer.token("alice").sign().as_bytes(),

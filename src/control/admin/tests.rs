@@ -558,11 +558,93 @@ async fn a_body_must_be_json_and_say_so() {
         "{\"sub\":}",
         "{} {}",
         r#"{"sub": "a", "sub": "b"}"#,
+        r#"{"sub": "a", "\u0073ub": "b"}"#,
+        "\u{feff}{}",
+        &format!("{}{}", "[".repeat(17), "]".repeat(17)),
+        &"[".repeat(1_000_000),
+        &format!("{}1{}", "{\"rules\":".repeat(17), "}".repeat(17)),
     ] {
-        post_bytes(&server, said, body.into())
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        post_bytes(&server, said, body)
             .await
             .is(400, "malformed_json");
     }
+}
+
+#[tokio::test]
+async fn a_body_in_pieces_is_one_body_and_half_of_one_is_none() {
+    let server = start().await;
+    let head = "POST /v1/revocations HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer all-0123456789abcdef\r\n\
+                content-type: application/json\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+    let send = async |body: &str| {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for byte in body.bytes() {
+            let chunk = [&b"1\r\n"[..], &[byte], b"\r\n"].concat();
+            stream.write_all(&chunk).await.unwrap();
+        }
+        stream
+    };
+    let rule = user("alice").to_string();
+    // Broken off: what came of it would be a rule, had it ended there.
+    let mut stream = send(&rule).await;
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    assert!(!answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let listed = server.get("read", "/v1/revocations").await.ok();
+    assert_eq!(listed["rules"], json!([]), "nothing was written");
+    let mut stream = send(&rule).await;
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    assert!(status_line(&mut stream).await.starts_with("HTTP/1.1 200 "));
+    let listed = server.get("read", "/v1/revocations").await.ok();
+    assert_eq!(listed["rules"][0]["value"], "alice");
+}
+
+#[tokio::test]
+async fn no_spelling_of_an_identifier_or_cursor_means_another_rule() {
+    let server = start().await;
+    let block = json!({"iss": ISSUER, "sub": "alice", "standing": true});
+    let rule = server.revoke("all", block).await.ok()["rules"][0].clone();
+    let id = rule["id"].as_str().unwrap();
+    let (kind, rest) = id.split_once('-').unwrap();
+    let encoded: String = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    for other in [
+        String::new(),
+        "/".to_owned(),
+        format!("{id}/"),
+        format!("/{id}"),
+        format!("./{id}"),
+        format!("x/../{id}"),
+        format!("{id}%00"),
+        format!("{id}%20"),
+        format!("{id};x"),
+        id.to_uppercase(),
+        format!("{kind}-0{rest}"),
+        format!("{kind}--{rest}"),
+        format!("key-{rest}"),
+        encoded.clone(),
+        "..%2f..%2flive".to_owned(),
+        "%27%20OR%201=1".to_owned(),
+        "x".repeat(20_000),
+    ] {
+        let path = format!("/v1/revocations/{other}");
+        let lift = server.call("all", Method::DELETE, &path, None).await;
+        lift.is(404, "not_found");
+        server.get("all", &path).await.is(404, "not_found");
+        if !other.is_empty() {
+            let path = format!("/v1/revocations?cursor={other}");
+            let page = server.get("all", &path).await;
+            // A cursor is decoded once, as every parameter is, and may name any rule.
+            let is_cursor = other == encoded || other.starts_with("key-");
+            assert_eq!(page.status == 200, is_cursor, "{other:.80}: {}", page.text);
+        }
+    }
+    let many = format!("/v1/revocations?{}", "a&".repeat(14_000));
+    let problem = server.get("all", &many).await.is(400, "invalid_request");
+    assert!(problem["faults"].as_array().unwrap().len() <= 16);
+    let path = format!("/v1/revocations/{id}");
+    assert_eq!(server.get("all", &path).await.ok()["value"], "alice");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
+use super::target::may_lead;
 use crate::base::limits::JWKS_BYTES_MAX;
 use crate::http::client::{Client, ClientError, PlainHttp, Roots};
 use crate::jwks::{KeySet, KeySetError};
@@ -21,7 +22,7 @@ const DISCOVERY_BYTES_MAX: usize = 64 * 1024;
 /// Largest file of CA certificates read, in bytes. The Mozilla bundle, the largest in use, has 220 KiB.
 const CA_BYTES_MAX: usize = 1024 * 1024;
 
-/// Most of a foreign `issuer` that is shown in the log, in characters.
+/// Most of a foreign `issuer` or `jwks_uri` that is shown in the log, in characters.
 const SHOWN_MAX: usize = 200;
 
 /// Where an issuer's keys are fetched.
@@ -77,6 +78,10 @@ pub(super) enum FetchError {
     Issuer { found: String },
     #[error("the discovery document's `jwks_uri` is no URL")]
     JwksUri,
+    #[error(
+        "the discovery document's `jwks_uri` leads to {found:?}, where a document must not lead: from https:// to http://, to this machine, or to an address that no provider has; if that is meant, configure it as `jwks_uri`"
+    )]
+    JwksTarget { found: String },
     #[error("the key set: {0}")]
     Jwks(#[source] ClientError),
     #[error("the key set: {0}")]
@@ -131,7 +136,14 @@ async fn discover(
             found: document.issuer.chars().take(SHOWN_MAX).collect(),
         });
     }
-    document.jwks_uri.parse().map_err(|_| FetchError::JwksUri)
+    let jwks = document.jwks_uri.parse().map_err(|_| FetchError::JwksUri)?;
+    if may_lead(url, &jwks) {
+        Ok(jwks)
+    } else {
+        Err(FetchError::JwksTarget {
+            found: document.jwks_uri.chars().take(SHOWN_MAX).collect(),
+        })
+    }
 }
 
 /// A new client for each fetch: it happens every few minutes, and renewed CA certificates count

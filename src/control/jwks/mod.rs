@@ -6,6 +6,7 @@ mod cache;
 mod fetch;
 mod file;
 mod refresh;
+mod target;
 #[cfg(test)]
 mod tests;
 

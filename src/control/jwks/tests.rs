@@ -391,6 +391,47 @@ async fn discovery_leads_to_the_keys() {
 }
 
 #[tokio::test]
+async fn a_discovery_document_does_not_lead_astray() {
+    let key = Pair::new("a");
+    let provider = Provider::start().await;
+    provider.publish(&[&key]);
+    let port = provider.url.rsplit(':').next().unwrap().to_owned();
+    let source = KeySource::Discovery(format!("{}/.well-known", provider.url).parse().unwrap());
+    let mut issuer = issuer(source);
+    issuer.insecure_http = true;
+    let document =
+        |uri: &str| format!(r#"{{"issuer":"https://id.example.com","jwks_uri":"{uri}"}}"#);
+    provider.answer(
+        "/.well-known",
+        "200 OK",
+        &document(&format!("http://127.0.0.1:{port}/keys")),
+    );
+    let running = Running::tried(&issuer, None).await;
+    assert!(key.is_trusted(running.table()));
+    let asked = || {
+        provider
+            .asked()
+            .iter()
+            .filter(|path| *path == "/keys")
+            .count()
+    };
+    assert_eq!(asked(), 1);
+    // All of these reach the provider on this machine, where they are followed.
+    for host in [
+        "0.0.0.0",
+        "127.1",
+        "2130706433",
+        "0x7f.0.0.1",
+        "me:pw@127.0.0.1",
+    ] {
+        let uri = format!("http://{host}:{port}/keys");
+        provider.answer("/.well-known", "200 OK", &document(&uri));
+        assert_eq!(running.ask().await, RefreshOutcome::Failed, "{uri}");
+    }
+    assert_eq!(asked(), 1, "nobody was asked for keys again");
+}
+
+#[tokio::test]
 async fn saved_keys_serve_while_the_provider_is_dead() {
     let key = Pair::new("a");
     let folder = tempfile::tempdir().unwrap();

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_util::io::InspectReader;
 
 use super::eventually;
 
@@ -178,6 +179,8 @@ struct State {
     open: AtomicUsize,
     /// Bytes of request bodies that have been read.
     read: AtomicUsize,
+    /// What came on each connection, byte for byte.
+    wires: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Upstream {
@@ -208,9 +211,17 @@ impl Upstream {
         self.state.seen.lock().expect("no holder panics").len()
     }
 
-    /// Forgets the requests that came.
+    /// Forgets the requests that came, and their bytes.
     pub(crate) fn forget(&self) {
         self.state.seen.lock().expect("no holder panics").clear();
+        let mut wires = self.state.wires.lock().expect("no holder panics");
+        wires.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Every byte that came on any connection, as text.
+    pub(crate) fn wire(&self) -> String {
+        let wires = self.state.wires.lock().expect("no holder panics");
+        String::from_utf8_lossy(&wires.concat()).into_owned()
     }
 
     /// Every request, the first one first.
@@ -272,7 +283,16 @@ async fn serve(stream: TcpStream, state: &Arc<State>) {
         let state = Arc::clone(state);
         async move { state.answer(request).await }
     });
-    let io = TokioIo::new(stream);
+    let number = {
+        let mut wires = state.wires.lock().expect("no holder panics");
+        wires.push(vec![]);
+        wires.len() - 1
+    };
+    let recorder = Arc::clone(state);
+    let io = TokioIo::new(InspectReader::new(stream, move |bytes: &[u8]| {
+        let mut wires = recorder.wires.lock().expect("no holder panics");
+        wires[number].extend_from_slice(bytes);
+    }));
     // How a connection ends is seen by the gateway, not here.
     let _ = if is_h2 {
         http2::Builder::new(TokioExecutor::new())
