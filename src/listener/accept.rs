@@ -349,6 +349,16 @@ impl Place {
     }
 }
 
+#[cfg(test)]
+impl Place {
+    /// On a listener of its own.
+    pub(super) fn anywhere(options: &Options) -> Self {
+        let (_, acceptors) = bind(options, 1).expect("a port");
+        let open = IntGauge::new("open", "open").expect("a name");
+        Self::new(acceptors[0].crew.seat(0), open)
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.open.dec();
@@ -423,6 +433,8 @@ mod tests {
             max_headers: 100,
             max_body_size: None,
             body_timeout: Duration::from_mins(1),
+            body_min_rate: 240,
+            answer_min_rate: 240,
             max_streams: 128,
         };
         let (_, acceptors) = bind(&options, 1).unwrap();
