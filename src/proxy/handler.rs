@@ -867,41 +867,6 @@ mod tests {
             .await;
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_service_that_reads_slowly_does_not_make_its_client_slow() {
-        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = service.local_addr().unwrap().port();
-        LocalSet::new()
-            .run_until(async move {
-                const BYTES: usize = 64 * 1024 * 1024;
-                let mut client = gateway(port).await;
-                let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {BYTES}\r\n\r\n");
-                client.write_all(head.as_bytes()).await.unwrap();
-                let (mut reader, mut writer) = client.into_split();
-                let upload =
-                    spawn_local(async move { writer.write_all(&vec![b'x'; BYTES]).await.is_ok() });
-                let (mut service, _) = service.accept().await.unwrap();
-                // Each pause is shorter than the service's timeout; all of them together are longer than the client's.
-                let (mut read, mut pauses) = (0, 0);
-                let mut room = vec![0; 1024 * 1024];
-                while read < BYTES {
-                    if read >= pauses * BYTES / 4 {
-                        tokio::time::sleep(Duration::from_secs(25)).await;
-                        pauses += 1;
-                    }
-                    let more = service.read(&mut room).await.unwrap();
-                    assert_ne!(more, 0, "after {read} bytes");
-                    read += more;
-                }
-                assert!(upload.await.unwrap(), "all of it was taken");
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                service.write_all(answer).await.unwrap();
-                let n = reader.read(&mut room).await.unwrap();
-                assert!(room[..n].starts_with(b"HTTP/1.1 200"));
-            })
-            .await;
-    }
-
     #[tokio::test]
     async fn the_body_of_a_get_reaches_the_service() {
         let service = TcpListener::bind("127.0.0.1:0").await.unwrap();

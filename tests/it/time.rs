@@ -101,6 +101,36 @@ async fn without_a_least_rate_a_body_may_come_a_byte_at_a_time() {
     assert!(upstream.seen().iter().all(|seen| seen.complete));
 }
 
+#[tokio::test]
+async fn a_service_that_reads_slowly_does_not_make_its_client_slow() {
+    // More than all buffers hold, so that most of it waits with the client.
+    const BYTES: usize = 64 * 1024 * 1024;
+    let slow = RawService::start().await;
+    let route = format!(
+        "path = \"/slow\"\nauth = \"public\"\nupstream = \"{}\"",
+        slow.url()
+    );
+    let setup = |setup: Setup| setup.listener("body_timeout = \"1s\"").route(route);
+    let (_upstream, gateway) = scene(setup).await;
+    for version in BOTH {
+        let request = gateway.post("/slow").version(version);
+        let answer = tokio::spawn(request.body(vec![b'x'; BYTES]).open());
+        let (mut service, _) = slow.request().await;
+        // Meanwhile another one is given up, twice: so much time has passed.
+        for _ in 0..2 {
+            let other = trickle(gateway.post("/").version(version), b"x", usize::MAX);
+            let answer = other.try_send().await.unwrap();
+            assert_eq!(answer.verdict(), "408 request_timeout");
+        }
+        assert!(service.read(BYTES - 64 * 1024).await, "all of it comes");
+        service
+            .send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            .await;
+        let answer = within("the answer", answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200, "{version:?}");
+    }
+}
+
 /// An answer whose first frame has come and whose last is up to us.
 async fn open(upstream: &Upstream, request: Request) -> (mpsc::Sender<Frame<Bytes>>, Incoming) {
     let (frames, reply) = Reply::stream();
@@ -233,6 +263,53 @@ async fn a_pretended_call_to_a_plain_service_has_no_privilege() {
     // The refusal in the form of gRPC.
     let message = answer.unwrap().header("grpc-message").map(str::to_owned);
     assert_eq!(message.as_deref(), Some("request_timeout"));
+}
+
+/// An answer that goes on for as long as somebody takes it.
+async fn endless(
+    upstream: &Upstream,
+    gateway: &Gateway,
+) -> (mpsc::Sender<Frame<Bytes>>, TcpStream) {
+    let (frames, reply) = Reply::stream();
+    upstream.reply(reply);
+    let mut raw = Raw::connect(gateway.address()).await;
+    raw.send("GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await;
+    let head = raw.read_until("\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let more = frames.clone();
+    tokio::spawn(async move {
+        let chunk = Bytes::from_static(&[b'x'; 64 * 1024]);
+        while more.send(Frame::data(chunk.clone())).await.is_ok() {}
+    });
+    (frames, raw.into_stream())
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_is_cut_off_and_who_is_slow_but_steady_is_not() {
+    let (upstream, gateway) = scene(|setup| setup.listener("idle_timeout = \"1s\"")).await;
+    let (steady, mut client) = endless(&upstream, &gateway).await;
+    let reading = tokio::spawn(async move {
+        let mut beat = tokio::time::interval(Duration::from_millis(50));
+        let mut room = vec![0; 32 * 1024];
+        // Much less than the kernel would hold for it.
+        while client.read_exact(&mut room).await.is_ok() {
+            beat.tick().await;
+        }
+    });
+    // Three times as long as anybody may take nothing.
+    for _ in 0..3 {
+        let (idle, _client) = endless(&upstream, &gateway).await;
+        within("the one who takes nothing", idle.closed()).await;
+    }
+    assert!(!steady.is_closed() && !reading.is_finished());
+    let faults = gateway
+        .metrics()
+        .await
+        .samples("jotgate_connection_errors_total");
+    let slow = |(labels, count): &(std::collections::BTreeMap<String, String>, u64)| {
+        labels["reason"] == "slow_reader" && *count == 3
+    };
+    assert!(faults.iter().any(slow), "{faults:?}");
 }
 
 async fn web_socket(upstream: &Upstream, gateway: &Gateway) -> WebSocketStream<TcpStream> {

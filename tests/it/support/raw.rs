@@ -49,6 +49,14 @@ impl Raw {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Reads so many bytes; false if the other side closes before.
+    pub(crate) async fn read(&mut self, bytes: usize) -> bool {
+        let mut bytes = (&mut self.0).take(bytes as u64);
+        let mut nowhere = tokio::io::sink();
+        let read = tokio::io::copy(&mut bytes, &mut nowhere);
+        within("so many bytes", read).await.is_ok() && bytes.limit() == 0
+    }
+
     /// An answer's head, the blank line included.
     pub(crate) async fn read_head(&mut self) -> String {
         self.read_until("\r\n\r\n").await
