@@ -38,6 +38,10 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// From the end of the request's head to the head of the answer.
     pub timeout: Duration,
+    /// Longest silence of the service in the middle of its answer, while the client sends nothing either.
+    pub idle_timeout: Duration,
+    /// Longest silence of both sides of a WebSocket.
+    pub tunnel_idle_timeout: Duration,
     /// Whether an answer 2xx ends the request's session.
     pub logout: bool,
     /// Whether the service's `Jotgate-Revoke` is obeyed.

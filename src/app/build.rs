@@ -81,6 +81,8 @@ pub(super) fn plan(
             upstream: places[&route.upstream],
             cors: route.cors,
             timeout: route.timeout,
+            idle_timeout: route.idle_timeout,
+            tunnel_idle_timeout: route.tunnel_idle_timeout,
             logout: route.logout,
             trust_revoke_header: route.trust_revoke_header,
             end_at_expiry: route.end_at_expiry,

@@ -158,6 +158,17 @@ impl Deadline {
         set(&self.shared.now, &self.at, span);
     }
 
+    /// Due at an instant of [`Deadline::now`].
+    pub fn set_at(&self, instant: u64) {
+        self.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since the thread began to look, at the last sweep.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.shared.now.load(Ordering::Relaxed)
+    }
+
     /// Never due.
     pub fn clear(&self) {
         self.at.store(NEVER, Ordering::Relaxed);
@@ -199,6 +210,17 @@ impl DeadlineHandle {
     /// Due `span` from now.
     pub fn set(&self, span: Duration) {
         set(&self.now, &self.at, span);
+    }
+
+    /// Due at an instant of [`DeadlineHandle::now`].
+    pub fn set_at(&self, instant: u64) {
+        self.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
+    }
+
+    /// As [`Deadline::now`].
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
     }
 
     /// Never due.

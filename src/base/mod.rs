@@ -7,4 +7,5 @@ pub mod deadline;
 pub mod json;
 pub mod limits;
 pub mod names;
+pub mod patience;
 pub mod secret;

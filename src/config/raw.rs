@@ -69,6 +69,8 @@ sections! {
         max_headers: u64,
         max_body_size: Size,
         body_timeout: Span,
+        body_min_rate: Size,
+        answer_min_rate: Size,
         max_streams: u64,
     }
 
@@ -138,6 +140,8 @@ sections! {
         token: Token,
         cors: Cors,
         timeout: Span,
+        idle_timeout: Span,
+        tunnel_idle_timeout: Span,
         logout: bool,
         trust_revoke_header: bool,
         end_at_expiry: bool,

@@ -113,6 +113,10 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// From the end of the request's head to the head of the answer. Default 60 s.
     pub timeout: Duration,
+    /// Longest silence of the service in the middle of its answer, while the client sends nothing either. Default 5 min.
+    pub idle_timeout: Duration,
+    /// Longest silence of both sides of a WebSocket. Default 1 h.
+    pub tunnel_idle_timeout: Duration,
     /// An answer 2xx of the service ends the request's session (else its token). Default false.
     pub logout: bool,
     /// Whether the service may end sessions by answering with `Jotgate-Revoke`. Default false.

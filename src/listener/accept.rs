@@ -41,6 +41,11 @@ const BACKLOG: i32 = 4096;
 /// After a failed accept (no more file descriptors, mostly), how long to wait before the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Most bytes of a client that the kernel keeps and has not sent yet, once it says that there is room. It says so when
+/// half of them are gone. Without a bound it waits for a third of a buffer that it lets grow to megabytes, so that a slow
+/// but steady client looks like one that takes nothing for minutes.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// Connections that a thread may have beyond the one with the fewest before it hands the next one over.
 const SKEW_MAX: usize = 1;
 
@@ -300,6 +305,9 @@ impl AsyncListening {
             Self::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
                 stream.set_nodelay(true)?;
+                // Best effort: kernels that do not know it serve all the same.
+                #[cfg(target_os = "linux")]
+                drop(socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX));
                 Ok(Accepted::Tcp(stream, address))
             }
             Self::Unix(socket) => {
@@ -346,6 +354,16 @@ impl Place {
     fn new(seat: Seat, open: IntGauge) -> Self {
         open.inc();
         Self { _seat: seat, open }
+    }
+}
+
+#[cfg(test)]
+impl Place {
+    /// On a listener of its own.
+    pub(super) fn anywhere(options: &Options) -> Self {
+        let (_, acceptors) = bind(options, 1).expect("a port");
+        let open = IntGauge::new("open", "open").expect("a name");
+        Self::new(acceptors[0].crew.seat(0), open)
     }
 }
 
@@ -423,6 +441,8 @@ mod tests {
             max_headers: 100,
             max_body_size: None,
             body_timeout: Duration::from_mins(1),
+            body_min_rate: 240,
+            answer_min_rate: 240,
             max_streams: 128,
         };
         let (_, acceptors) = bind(&options, 1).unwrap();

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::accept::Place;
@@ -19,6 +19,8 @@ pub struct Connection {
     pub max_body_size: Option<u64>,
     /// Longest silence in the middle of a request's body.
     pub body_timeout: Duration,
+    /// Least rate of a request's body in bytes a second, beyond that; 0: none.
+    pub body_min_rate: u64,
     phase: Phase,
     requests: Cell<usize>,
     bodies: Cell<usize>,
@@ -37,14 +39,22 @@ pub struct Coming(Rc<Connection>);
 /// What a connection waits for. Shared with its I/O, which sees the first byte of a head.
 #[derive(Clone, Debug)]
 pub(super) struct Phase {
-    now: Arc<AtomicU8>,
-    /// The client has not taken what we have for it.
-    stalled: Arc<AtomicBool>,
+    state: Arc<State>,
     deadline: DeadlineHandle,
     /// None on HTTP/2, where bytes between requests are frames of the connection and begin no head.
     header_timeout: Option<Duration>,
     idle_timeout: Duration,
 }
+
+#[derive(Debug)]
+struct State {
+    phase: AtomicU8,
+    /// The client does not take what we have for it, and has until then; or [`TAKING`].
+    stalled_until: AtomicU64,
+}
+
+/// The client takes what it gets.
+const TAKING: u64 = u64::MAX;
 
 /// Nothing of a request has come.
 const IDLE: u8 = 0;
@@ -64,64 +74,77 @@ impl Phase {
         header_timeout: Option<Duration>,
         idle_timeout: Duration,
     ) -> Self {
+        let state = State {
+            phase: AtomicU8::new(IDLE),
+            stalled_until: AtomicU64::new(TAKING),
+        };
         let phase = Self {
-            now: Arc::new(AtomicU8::new(IDLE)),
-            stalled: Arc::default(),
+            state: Arc::new(state),
             deadline,
             header_timeout,
             idle_timeout,
         };
-        phase.wait(IDLE);
+        phase.set_deadline();
         phase
+    }
+
+    /// The clock of the deadline.
+    pub(super) fn clock(&self) -> u64 {
+        self.deadline.now()
     }
 
     /// Bytes have come in.
     pub(super) fn bytes_came(&self) {
-        match (self.now.load(Ordering::Relaxed), self.header_timeout) {
+        match (self.now(), self.header_timeout) {
             (IDLE, Some(header_timeout)) => {
-                self.now.store(HEAD, Ordering::Relaxed);
+                self.state.phase.store(HEAD, Ordering::Relaxed);
                 self.deadline.set(header_timeout);
             }
-            (BODY, _) => self.deadline.set(self.idle_timeout),
+            (BODY, _) => self.set_deadline(),
             _ => {}
         }
     }
 
-    /// We have something for the client, and it took some of it or nothing.
-    pub(super) fn offered(&self, taken: bool) {
-        if self.stalled.swap(!taken, Ordering::Relaxed) != taken {
-            return;
-        }
-        match (self.now.load(Ordering::Relaxed), taken) {
-            (BUSY, true) => self.deadline.clear(),
-            (BUSY, false) => self.deadline.set(self.idle_timeout),
-            // A deadline runs already.
-            _ => {}
+    /// We have something for the client. It took some of it, or has until `stalled_until` to do so.
+    pub(super) fn offered(&self, stalled_until: Option<u64>) {
+        let until = stalled_until.unwrap_or(TAKING);
+        if self.state.stalled_until.swap(until, Ordering::Relaxed) != until {
+            self.set_deadline();
         }
     }
 
     /// Whether a head has begun and not ended.
     pub(super) fn is_head(&self) -> bool {
-        self.now.load(Ordering::Relaxed) == HEAD
+        self.now() == HEAD
     }
 
     /// Whether the bytes are no HTTP any more.
     pub(super) fn is_tunnel(&self) -> bool {
-        self.now.load(Ordering::Relaxed) == TUNNEL
+        self.now() == TUNNEL
     }
 
-    /// Nothing runs: `phase` is [`IDLE`] or [`BODY`].
-    fn wait(&self, phase: u8) {
-        self.now.store(phase, Ordering::Relaxed);
-        self.deadline.set(self.idle_timeout);
+    /// Whether the client does not take what we have for it.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.state.stalled_until.load(Ordering::Relaxed) != TAKING
     }
 
-    fn busy(&self) {
-        let before = self.now.swap(BUSY, Ordering::Relaxed);
-        if !self.stalled.load(Ordering::Relaxed) {
-            self.deadline.clear();
-        } else if before == HEAD {
-            self.deadline.set(self.idle_timeout);
+    fn now(&self) -> u8 {
+        self.state.phase.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self, phase: u8) {
+        self.state.phase.store(phase, Ordering::Relaxed);
+        self.set_deadline();
+    }
+
+    fn set_deadline(&self) {
+        let stalled_until = self.state.stalled_until.load(Ordering::Relaxed);
+        match self.now() {
+            // It was set with the first byte; a tunnel has one of its own.
+            HEAD | TUNNEL => {}
+            _ if stalled_until != TAKING => self.deadline.set_at(stalled_until),
+            BUSY => self.deadline.clear(),
+            _ => self.deadline.set(self.idle_timeout),
         }
     }
 }
@@ -132,6 +155,7 @@ impl Connection {
             peer,
             max_body_size: options.max_body_size,
             body_timeout: options.body_timeout,
+            body_min_rate: options.body_min_rate,
             phase,
             requests: Cell::new(0),
             bodies: Cell::new(0),
@@ -143,7 +167,7 @@ impl Connection {
     #[must_use]
     pub fn begin(self: &Rc<Self>) -> Busy {
         self.requests.set(self.requests.get() + 1);
-        self.phase.busy();
+        self.phase.enter(BUSY);
         Busy(Rc::clone(self))
     }
 
@@ -158,7 +182,7 @@ impl Connection {
     fn ended(&self) {
         if self.requests.get() == 0 {
             let phase = if self.bodies.get() == 0 { IDLE } else { BODY };
-            self.phase.wait(phase);
+            self.phase.enter(phase);
         }
     }
 }
@@ -181,7 +205,7 @@ impl Drop for Coming {
 impl Busy {
     /// The client is about to be told 101: what it sends after that is no HTTP.
     pub fn becomes_tunnel(&self) {
-        self.0.phase.now.store(TUNNEL, Ordering::Relaxed);
+        self.0.phase.enter(TUNNEL);
     }
 
     /// The connection that the request came on.

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Phase;
 use super::framing::Framing;
+use crate::base::patience::Patience;
 
 /// The client preface of HTTP/2 (RFC 9113 section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -52,6 +53,8 @@ pub(super) struct ClientIo<S> {
     first: First,
     stream: S,
     phase: Phase,
+    /// With a client that does not take what we have for it.
+    patience: Patience,
     /// None on HTTP/2, which frames by lengths.
     framing: Option<Framing>,
 }
@@ -61,18 +64,34 @@ impl<S> ClientIo<S> {
         first: First,
         stream: S,
         phase: Phase,
+        patience: Patience,
         framing: Option<Framing>,
     ) -> Self {
         Self {
             first,
             stream,
             phase,
+            patience,
             framing,
         }
     }
 
     pub(super) fn into_stream(self) -> S {
         self.stream
+    }
+
+    /// We had something for the client, and it took some of it or nothing.
+    fn note(&mut self, written: &Poll<io::Result<usize>>) {
+        let now = self.phase.clock();
+        let stalled_until = match written {
+            Poll::Pending => Some(self.patience.wait(now)),
+            Poll::Ready(Ok(bytes)) => {
+                self.patience.came(now, *bytes);
+                None
+            }
+            Poll::Ready(Err(_)) => None,
+        };
+        self.phase.offered(stalled_until);
     }
 }
 
@@ -109,7 +128,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.phase.offered(written.is_ready());
+        self.note(&written);
         written
     }
 
@@ -131,7 +150,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.phase.offered(written.is_ready());
+        self.note(&written);
         written
     }
 }

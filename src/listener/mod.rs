@@ -5,6 +5,7 @@ mod connection;
 mod framing;
 mod io;
 mod options;
+mod pace;
 mod serve;
 
 pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind};

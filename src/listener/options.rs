@@ -38,6 +38,12 @@ pub struct Options {
     pub max_body_size: Option<u64>,
     /// Longest silence of a client in the middle of its body (408). Default 60 s.
     pub body_timeout: Duration,
+    /// Least rate of a client's body in bytes a second, once it has kept us waiting for `body_timeout` in all (408); 0: none.
+    /// Default 240.
+    pub body_min_rate: u64,
+    /// Least rate at which a client takes its answers in bytes a second, once it has kept us waiting for `idle_timeout` in
+    /// all; 0: none. Default 240.
+    pub answer_min_rate: u64,
     /// Most concurrent streams of one HTTP/2 connection. Default 128.
     pub max_streams: u32,
 }

@@ -6,9 +6,10 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -23,14 +24,17 @@ use super::connection::{Connection, Phase};
 use super::framing::Framing;
 use super::io::{ClientIo, First};
 use super::options::Options;
+use super::pace::{Pace, Paced, StreamExecutor};
 use crate::base::deadline::{Deadline, Deadlines};
-use crate::http::executor::LocalExecutor;
+use crate::base::patience::Patience;
 use crate::http::forwarded::Peer;
 
 /// Answers the requests of a listener's connections.
 pub trait Front: 'static {
-    /// The body of answers.
-    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static;
+    /// The body of answers. Over HTTP/2 its frames should be small, see `listener/pace.rs`.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Unpin
+        + 'static;
 
     /// Answers one request.
     fn answer(
@@ -52,6 +56,9 @@ pub enum ConnectionFault {
     /// The head of a request took too long (408).
     #[error("the head of a request took too long")]
     HeaderTimeout,
+    /// The client took its answer too slowly, or not at all.
+    #[error("the client takes its answer too slowly")]
+    SlowReader,
     /// No first byte in time.
     #[error("the connection stayed silent")]
     Silent,
@@ -66,6 +73,7 @@ impl ConnectionFault {
             Self::Http(error) if error.is_parse() => "bad_request",
             Self::Http(_) => "http",
             Self::HeaderTimeout => "header_timeout",
+            Self::SlowReader => "slow_reader",
             Self::Silent => "silent",
         }
     }
@@ -102,11 +110,23 @@ where
     let header_timeout = (!is_http2).then_some(options.header_timeout);
     let phase = Phase::new(deadline.handle(), header_timeout, options.idle_timeout);
     let connection = Rc::new(Connection::new(peer, &options, phase.clone(), place));
-    let service = FrontService { front, connection };
+    let streams = is_http2.then(|| Streams {
+        executor: StreamExecutor::default(),
+        deadlines: deadlines.clone(),
+        options: Rc::clone(&options),
+    });
+    let executor = streams.as_ref().map(|streams| streams.executor.clone());
+    let service = FrontService {
+        front,
+        connection,
+        streams,
+    };
     let framing = (!is_http2).then(|| Framing::new(options.max_header_size));
-    let io = TokioIo::new(ClientIo::new(first, stream, phase.clone(), framing));
-    if is_http2 {
-        serve_http2(io, service, &options, &deadline, drain).await
+    let patience = Patience::new(options.idle_timeout, options.answer_min_rate);
+    let io = ClientIo::new(first, stream, phase.clone(), patience, framing);
+    let io = TokioIo::new(io);
+    if let Some(executor) = executor {
+        serve_http2(io, service, executor, &options, &deadline, &phase, drain).await
     } else {
         serve_http1(io, service, &options, &deadline, &phase, drain).await
     }
@@ -198,14 +218,19 @@ where
         drop(stream.shutdown().await);
         return Err(ConnectionFault::HeaderTimeout);
     }
+    if too_late && phase.is_stalled() {
+        return Err(ConnectionFault::SlowReader);
+    }
     Ok(())
 }
 
 async fn serve_http2<S, F>(
     io: TokioIo<ClientIo<S>>,
     service: FrontService<F>,
+    executor: StreamExecutor,
     options: &Options,
     deadline: &Deadline,
+    phase: &Phase,
     drain: CancellationToken,
 ) -> Result<(), ConnectionFault>
 where
@@ -213,7 +238,7 @@ where
     F: Front,
 {
     let mut connection = std::pin::pin!(
-        http2::Builder::new(LocalExecutor)
+        http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(options.max_streams)
             .max_header_list_size(u32::try_from(options.max_header_size).unwrap_or(u32::MAX))
@@ -226,9 +251,13 @@ where
     poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                return Poll::Ready(ended);
+                return Poll::Ready(ended.map_err(ConnectionFault::from));
             }
             let idle = deadline.poll(cx).is_ready();
+            // A goodbye would not be taken either.
+            if idle && phase.is_stalled() {
+                return Poll::Ready(Err(ConnectionFault::SlowReader));
+            }
             if idle && told {
                 return Poll::Ready(Ok(()));
             }
@@ -244,34 +273,56 @@ where
             return Poll::Pending;
         }
     })
-    .await?;
-    Ok(())
+    .await
 }
 
 struct FrontService<F> {
     front: Rc<F>,
     connection: Rc<Connection>,
+    /// On HTTP/2.
+    streams: Option<Streams>,
+}
+
+struct Streams {
+    executor: StreamExecutor,
+    deadlines: Deadlines,
+    options: Rc<Options>,
+}
+
+impl Streams {
+    fn begin(&self) -> Rc<Pace> {
+        let (most, rate) = (self.options.idle_timeout, self.options.answer_min_rate);
+        let pace = Rc::new(Pace::new(self.deadlines.clone(), most, rate));
+        self.executor.next(Rc::clone(&pace));
+        pace
+    }
 }
 
 impl<F: Front> Service<Request<Incoming>> for FrontService<F> {
-    type Response = Response<F::Body>;
+    type Response = Response<Paced<F::Body>>;
     type Error = Infallible;
     type Future = Answer<Pin<Box<dyn Future<Output = Response<F::Body>>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        Answer(Box::pin(
-            Rc::clone(&self.front).answer(Rc::clone(&self.connection), request),
-        ))
+        let answer = Rc::clone(&self.front).answer(Rc::clone(&self.connection), request);
+        Answer {
+            answer: Box::pin(answer),
+            pace: self.streams.as_ref().map(Streams::begin),
+        }
     }
 }
 
 /// An answer cannot fail: what goes wrong is an answer too.
-struct Answer<F>(F);
+struct Answer<F> {
+    answer: F,
+    pace: Option<Rc<Pace>>,
+}
 
-impl<F: Future + Unpin> Future for Answer<F> {
-    type Output = Result<F::Output, Infallible>;
+impl<B, F: Future<Output = Response<B>> + Unpin> Future for Answer<F> {
+    type Output = Result<Response<Paced<B>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(Ok)
+        let response = ready!(Pin::new(&mut self.answer).poll(cx));
+        Poll::Ready(Ok(response.map(|body| Paced::new(body, self.pace.take()))))
     }
 }

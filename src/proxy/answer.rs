@@ -15,6 +15,9 @@ use crate::listener::Busy;
 use crate::plan::Route;
 use crate::telemetry::access::Line;
 
+/// Neither side of an answer or a tunnel sent anything for too long.
+pub(super) const SILENT: &str = "ended_silent";
+
 /// What is known of one request so far. Its end is the end of the answer: then the access line is written, and the
 /// connection is idle again.
 #[derive(Debug)]
@@ -47,8 +50,13 @@ pub(super) struct Details {
 impl Record {
     /// The answer is cut short.
     pub(super) fn end(&mut self, ended: Ended) {
-        self.code = ended.code();
-        self.ended.with_label_values(&[ended.code()]).inc();
+        self.cut(ended.code());
+    }
+
+    /// The answer is cut short for a reason that is not the bearer's: [`SILENT`].
+    pub(super) fn cut(&mut self, code: &'static str) {
+        self.code = code;
+        self.ended.with_label_values(&[code]).inc();
     }
 
     /// The request has met its route.

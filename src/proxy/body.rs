@@ -1,7 +1,6 @@
-//! Bodies in both directions: passed on frame by frame, never copied, bounded in size and silence on the way in, counted
-//! on the way out.
+//! Bodies in both directions: passed on frame by frame, never copied, bounded in size and time on the way in, in silence
+//! and counted on the way out.
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,14 +8,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::answer::Record;
+use super::answer::{Record, SILENT};
+use super::clock::Clock;
 use super::drain::Drain;
 use super::streams::{Admission, Ended, Watch};
-use crate::base::deadline::{Deadline, DeadlineHandle};
+use crate::base::deadline::Deadline;
+use crate::base::patience::Patience;
 use crate::http::forwarded::is_told_by_proxies;
 use crate::http::headers::{is_forbidden_trailer, letters};
 use crate::listener::Coming;
@@ -39,13 +40,13 @@ struct Inbound {
     untold: bool,
     /// Bytes that may still come; None: no bound.
     left: Option<u64>,
-    silence_max: Duration,
+    patience: Patience,
     /// Runs while we wait for the client.
     deadline: Deadline,
-    waiting: bool,
+    /// A stream of messages, which may rest: its silence is bounded by the answer's clock once there is an answer.
+    is_stream: bool,
     /// Runs while we wait for the service.
-    answer: AnswerClock,
-    fault: Rc<Cell<Option<BodyFault>>>,
+    clock: Rc<Clock>,
     /// What trailers are checked against; None drops them all.
     trailers: Option<(Arc<Plan>, Arc<Route>)>,
     /// What comes is no head of a next request, even if the answer was quicker. None once it is left to the drain.
@@ -54,37 +55,15 @@ struct Inbound {
     watch: Option<Watch>,
 }
 
-/// The time that a service has for its answer. It stands still while the client keeps us waiting.
-#[derive(Clone, Debug)]
-pub(super) struct AnswerClock {
-    deadline: DeadlineHandle,
-    timeout: Duration,
-}
-
-impl AnswerClock {
-    pub(super) const fn new(deadline: DeadlineHandle, timeout: Duration) -> Self {
-        Self { deadline, timeout }
-    }
-
-    /// All the time again.
-    pub(super) fn start(&self) {
-        self.deadline.set(self.timeout);
-    }
-
-    fn stop(&self) {
-        self.deadline.clear();
-    }
-}
-
 /// Why the body of a request ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyFault {
     /// More bytes than allowed.
     #[error("the body is larger than is allowed")]
     TooLarge,
-    /// Nothing came for too long.
-    #[error("the client fell silent")]
-    Silent,
+    /// Nothing came for too long, or too little.
+    #[error("the client is silent or too slow")]
+    TooSlow,
     /// Malformed chunks, or the client broke off.
     #[error("the body is malformed or broke off")]
     Broken,
@@ -94,28 +73,32 @@ pub enum BodyFault {
 }
 
 impl RequestBody {
-    /// Passes `body` on, as far as its connection allows. `fault` tells afterwards why it ended early. Trailers are
-    /// passed on only if `trailers` is given, and then without those that name an identity, a token or a framing field.
+    /// Passes `body` on, as far as its connection allows; `clock` tells afterwards why it ended early. Trailers are passed
+    /// on only if `trailers` is given, and then without those that name an identity, a token or a framing field. A `stream`
+    /// may be silent for that long before there is an answer, and sends at any rate.
     pub(super) fn new(
         body: Incoming,
         (drain, untold): (Drain, bool),
         (coming, watch): (Coming, Option<Watch>),
         deadline: Deadline,
-        answer: AnswerClock,
-        fault: Rc<Cell<Option<BodyFault>>>,
+        clock: Rc<Clock>,
+        stream: Option<Duration>,
         trailers: Option<(Arc<Plan>, Arc<Route>)>,
     ) -> Self {
         let connection = coming.connection();
+        let (silence_max, rate) = match stream {
+            Some(silence_max) => (silence_max, 0),
+            None => (connection.body_timeout, connection.body_min_rate),
+        };
         Self(Some(Box::new(Inbound {
             body: Some(body),
             drain,
             untold,
             left: connection.max_body_size,
-            silence_max: connection.body_timeout,
+            patience: Patience::new(silence_max, rate),
             deadline,
-            waiting: false,
-            answer,
-            fault,
+            is_stream: stream.is_some(),
+            clock,
             trailers,
             coming: Some(coming),
             watch,
@@ -125,8 +108,19 @@ impl RequestBody {
 
 impl Inbound {
     fn fail(&self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        self.fault.set(Some(fault));
+        self.clock.fail(fault);
         Poll::Ready(Some(Err(fault)))
+    }
+
+    /// We wait for the client. Ready when it has been too long.
+    fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.clock.stop();
+        if self.is_stream && self.clock.is_answered() {
+            return Poll::Pending;
+        }
+        let over = self.patience.wait(self.deadline.now());
+        self.deadline.set_at(over);
+        self.deadline.poll(cx)
     }
 }
 
@@ -134,7 +128,7 @@ impl Drop for Inbound {
     /// The service has answered, or is gone, before the body was at its end.
     fn drop(&mut self) {
         let is_readable = matches!(
-            self.fault.get(),
+            self.clock.fault(),
             None | Some(BodyFault::TooLarge | BodyFault::Ended(_))
         );
         if let (Some(body), Some(coming)) = (self.body.take(), self.coming.take())
@@ -169,23 +163,17 @@ impl Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(Some(Err(_))) => return inbound.fail(BodyFault::Broken),
             Poll::Ready(None) => {
-                inbound.answer.start();
+                inbound.clock.start();
                 return Poll::Ready(None);
             }
             Poll::Pending => {
-                inbound.answer.stop();
-                if !inbound.waiting {
-                    inbound.waiting = true;
-                    inbound.deadline.set(inbound.silence_max);
-                }
-                if inbound.deadline.poll(cx).is_ready() {
-                    return inbound.fail(BodyFault::Silent);
-                }
-                return Poll::Pending;
+                ready!(inbound.poll_too_slow(cx));
+                return inbound.fail(BodyFault::TooSlow);
             }
         };
-        inbound.waiting = false;
-        inbound.answer.start();
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        inbound.patience.came(inbound.deadline.now(), bytes);
+        inbound.clock.start();
         let frame = match frame.into_data() {
             Ok(data) => {
                 if let Some(left) = &mut inbound.left {
@@ -249,6 +237,10 @@ fn keep(trailers: HeaderMap, is_kept: impl Fn(&http::HeaderName) -> bool) -> Hea
 #[derive(Debug)]
 pub struct ResponseBody {
     payload: Payload,
+    /// What is left of a frame that is passed on in pieces.
+    rest: Bytes,
+    /// Largest piece, in bytes.
+    piece_max: usize,
     /// Written down when the body is dropped: then the answer has ended.
     record: Option<Record>,
     watching: Watching,
@@ -275,6 +267,9 @@ pub enum AnswerFault {
     /// The service broke off.
     #[error("the service broke off")]
     Service(#[from] hyper::Error),
+    /// The service fell silent.
+    #[error("the service fell silent")]
+    Silent,
     /// A rule came, or the token expired.
     #[error("the bearer may no longer read on")]
     Cut,
@@ -283,14 +278,35 @@ pub enum AnswerFault {
 #[derive(Debug)]
 enum Payload {
     Own(Option<Bytes>),
-    Service(Incoming, Option<Lease<RequestBody>>),
+    Service(Service),
 }
+
+/// A service's answer.
+#[derive(Debug)]
+struct Service {
+    body: Incoming,
+    lease: Option<Lease<RequestBody>>,
+    clock: Rc<Clock>,
+    /// For the service, since the clock was started last.
+    waiting: bool,
+}
+
+/// Most bytes of a frame to an HTTP/2 client, which has windows of its own: what it has no room for is seen to the
+/// piece, and what was handed over cannot be taken back. The largest DATA frame that every client takes (RFC 9113
+/// section 4.2).
+const PIECE_BYTES_MAX: usize = 16 * 1024;
+
+/// `grpc-status` 14: the service went away.
+const UNAVAILABLE: &str = "14";
+const UNAUTHENTICATED: &str = "16";
 
 impl ResponseBody {
     /// An answer of our own.
     pub(super) const fn own(bytes: Bytes, record: Record) -> Self {
         Self {
             payload: Payload::Own(Some(bytes)),
+            rest: Bytes::new(),
+            piece_max: usize::MAX,
             record: Some(record),
             watching: Watching::No,
             is_grpc: false,
@@ -301,22 +317,35 @@ impl ResponseBody {
     pub(super) const fn none() -> Self {
         Self {
             payload: Payload::Own(None),
+            rest: Bytes::new(),
+            piece_max: usize::MAX,
             record: None,
             watching: Watching::No,
             is_grpc: false,
         }
     }
 
-    /// The service's answer. Its connection is kept once the body has ended.
+    /// The service's answer to a client that speaks `version`. Its connection is kept once the body has ended.
     pub(super) fn service(
         body: Incoming,
-        lease: Lease<RequestBody>,
+        (lease, clock): (Lease<RequestBody>, Rc<Clock>),
         record: Record,
         admission: Option<Admission>,
-        is_grpc: bool,
+        (version, is_grpc): (Version, bool),
     ) -> Self {
         Self {
-            payload: Payload::Service(body, Some(lease)),
+            payload: Payload::Service(Service {
+                body,
+                lease: Some(lease),
+                clock,
+                waiting: false,
+            }),
+            rest: Bytes::new(),
+            piece_max: if version == Version::HTTP_2 {
+                PIECE_BYTES_MAX
+            } else {
+                usize::MAX
+            },
             record: Some(record),
             watching: admission.map_or(Watching::No, Watching::Admitted),
             is_grpc,
@@ -336,7 +365,14 @@ impl Body for ResponseBody {
         if let Watching::On(watch) = &this.watching
             && let Poll::Ready(ended) = watch.poll(cx)
         {
-            return Poll::Ready(Some(this.cut(ended)));
+            if let Some(record) = &mut this.record {
+                record.end(ended);
+            }
+            let status = (UNAUTHENTICATED, ended.code());
+            return Poll::Ready(Some(this.cut(status, AnswerFault::Cut)));
+        }
+        if !this.rest.is_empty() {
+            return Poll::Ready(Some(Ok(this.piece())));
         }
         let frame = match &mut this.payload {
             Payload::Own(bytes) => {
@@ -346,7 +382,7 @@ impl Body for ResponseBody {
                 }
                 return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
             }
-            Payload::Service(body, _) => Pin::new(body).poll_frame(cx),
+            Payload::Service(service) => service.poll_frame(cx),
         };
         if !matches!(frame, Poll::Ready(None)) && !this.is_end_stream() {
             this.go_on(cx);
@@ -364,21 +400,38 @@ impl Body for ResponseBody {
                     Err(frame) => Some(Ok(frame)),
                 }
             }
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(AnswerFault::Silent)) => {
+                if let Some(record) = &mut this.record {
+                    record.cut(SILENT);
+                }
+                let status = (UNAVAILABLE, SILENT);
+                return Poll::Ready(Some(this.cut(status, AnswerFault::Silent)));
+            }
+            Some(Err(fault)) => return Poll::Ready(Some(Err(fault))),
             None => None,
         };
         // A body of unknown length (chunks) does not know its end before it has come.
         if frame.is_none() || this.is_end_stream() {
             this.finish();
         }
-        Poll::Ready(frame)
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    this.rest = data;
+                    Some(Ok(this.piece()))
+                }
+                Err(frame) => Some(Ok(frame)),
+            },
+            other => other,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.payload {
-            Payload::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Payload::Service(body, _) => body.is_end_stream(),
-        }
+        self.rest.is_empty()
+            && match &self.payload {
+                Payload::Own(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+                Payload::Service(service) => service.body.is_end_stream(),
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -386,7 +439,7 @@ impl Body for ResponseBody {
             Payload::Own(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Payload::Service(body, _) => body.size_hint(),
+            Payload::Service(service) => service.body.size_hint(),
         }
     }
 }
@@ -405,21 +458,29 @@ impl ResponseBody {
         }
     }
 
+    /// The next piece of what is left.
+    fn piece(&mut self) -> Frame<Bytes> {
+        let bytes = self.rest.len().min(self.piece_max);
+        Frame::data(self.rest.split_to(bytes))
+    }
+
     /// Ends the answer so that nobody takes it for whole, and lets go of the service.
-    fn cut(&mut self, ended: Ended) -> Result<Frame<Bytes>, AnswerFault> {
+    fn cut(
+        &mut self,
+        (status, message): (&'static str, &'static str),
+        fault: AnswerFault,
+    ) -> Result<Frame<Bytes>, AnswerFault> {
         self.watching = Watching::Cut;
         self.payload = Payload::Own(None);
-        if let Some(record) = &mut self.record {
-            record.end(ended);
-        }
+        self.rest.clear();
         if self.is_grpc {
-            let unauthenticated = HeaderMap::from_iter([
-                (GRPC_STATUS, HeaderValue::from_static("16")),
-                (GRPC_MESSAGE, HeaderValue::from_static(ended.code())),
+            let trailers = HeaderMap::from_iter([
+                (GRPC_STATUS, HeaderValue::from_static(status)),
+                (GRPC_MESSAGE, HeaderValue::from_static(message)),
             ]);
-            Ok(Frame::trailers(unauthenticated))
+            Ok(Frame::trailers(trailers))
         } else {
-            Err(AnswerFault::Cut)
+            Err(fault)
         }
     }
 
@@ -430,11 +491,31 @@ impl ResponseBody {
         if let Some(record) = &mut self.record {
             record.complete = true;
         }
-        if let Payload::Service(_, lease) = &mut self.payload
-            && let Some(lease) = lease.take()
+        if let Payload::Service(service) = &mut self.payload
+            && let Some(lease) = service.lease.take()
         {
             lease.release();
         }
+    }
+}
+
+impl Service {
+    /// The next frame, if it comes in time.
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerFault>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map_err(AnswerFault::from)));
+        }
+        // Only now: what the client has not taken yet is not the service's silence.
+        if !self.waiting {
+            self.waiting = true;
+            self.clock.start();
+        }
+        ready!(self.clock.poll(cx));
+        Poll::Ready(Some(Err(AnswerFault::Silent)))
     }
 }
 
@@ -443,12 +524,17 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         if self.is_end_stream() {
             self.finish();
+        } else if let (false, Some(record)) = (self.rest.is_empty(), &mut self.record) {
+            // All of it came, but did not go out.
+            record.complete = false;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use http::Request;
     use http_body_util::BodyExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -500,12 +586,23 @@ mod tests {
         LocalSet::new()
             .run_until(async {
                 spawn_local(serving);
-                let pool = Pool::new(Arc::new(options), Deadlines::new());
+                let deadlines = Deadlines::new();
+                let pool = Pool::new(Arc::new(options), deadlines.clone());
                 for _ in 0..3 {
+                    let minute = Duration::from_mins(1);
+                    let clock = Rc::new(Clock::new(deadlines.deadline(), minute, minute));
                     let request = Request::get("/").body(RequestBody::default()).unwrap();
                     let Sent { response, lease } = pool.send(request).await.unwrap();
+                    let service = Service {
+                        body: response.into_body(),
+                        lease: Some(lease),
+                        clock,
+                        waiting: false,
+                    };
                     let body = ResponseBody {
-                        payload: Payload::Service(response.into_body(), Some(lease)),
+                        payload: Payload::Service(service),
+                        rest: Bytes::new(),
+                        piece_max: 2,
                         record: None,
                         watching: Watching::No,
                         is_grpc: false,

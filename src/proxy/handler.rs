@@ -1,6 +1,5 @@
 //! One request from its head to the head of its answer.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -11,14 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 use super::answer::{Details, Record};
-use super::body::{AnswerClock, BodyFault, RequestBody, ResponseBody};
+use super::body::{BodyFault, RequestBody, ResponseBody};
+use super::clock::Clock;
 use super::edition::{Edition, Worker};
 use super::failure::Failure;
 use super::request::{self, Outgoing};
@@ -74,6 +74,7 @@ impl Front for Worker {
             record,
             route: None,
             method: Method::GET,
+            version: parts.version,
             waits: false,
             body: Some(body),
             bearer: None,
@@ -90,6 +91,8 @@ struct Exchange<'w> {
     record: Record,
     route: Option<&'w Arc<Route>>,
     method: Method,
+    /// The client's.
+    version: Version,
     /// The client sends its body only when told to (100-continue), and reading it would tell.
     waits: bool,
     /// Until it is sent on.
@@ -328,19 +331,19 @@ impl Exchange<'_> {
         let upload_watch = if is_empty { None } else { watch() };
         let watch = if is_empty { None } else { watch() };
         let deadline = self.worker.deadlines.deadline();
-        let clock = AnswerClock::new(deadline.handle(), route.timeout);
-        clock.start();
-        let fault = Rc::new(Cell::new(None));
+        let clock = Rc::new(Clock::new(deadline, route.timeout, route.idle_timeout));
+        let is_grpc = is_grpc(&parts.headers);
+        // Only a service that is known to speak HTTP/2 can be asked for streams of messages; from others it is a pretext.
+        let stream = (is_grpc && service.pool.options().http2).then_some(route.idle_timeout);
         let body = match self.body.take() {
             Some(body) if !is_empty => RequestBody::new(
                 body,
                 (self.worker.drain.clone(), self.waits),
                 (self.connection.expect_body(), upload_watch),
                 self.worker.deadlines.deadline(),
-                clock,
-                Rc::clone(&fault),
-                is_grpc(&parts.headers)
-                    .then(|| (Arc::clone(&self.edition.plan), Arc::clone(route))),
+                Rc::clone(&clock),
+                stream,
+                is_grpc.then(|| (Arc::clone(&self.edition.plan), Arc::clone(route))),
             ),
             Some(_) | None => RequestBody::default(),
         };
@@ -361,13 +364,13 @@ impl Exchange<'_> {
             })),
             Poll::Pending => match watch.as_ref().map(|watch| watch.poll(cx)) {
                 Some(Poll::Ready(ended)) => Poll::Ready(Err(Refusal::Ended(ended))),
-                Some(Poll::Pending) | None => deadline.poll(cx).map(|()| Err(Failure::UpstreamTimeout.into())),
+                Some(Poll::Pending) | None => clock.poll(cx).map(|()| Err(Failure::UpstreamTimeout.into())),
             },
         })
         .await
-        .map_err(|refusal| match (refusal, fault.get()) {
+        .map_err(|refusal| match (refusal, clock.fault()) {
             (Refusal::Failure(_), Some(BodyFault::TooLarge)) => Failure::BodyTooLarge.into(),
-            (Refusal::Failure(_), Some(BodyFault::Silent)) => Failure::RequestTimeout.into(),
+            (Refusal::Failure(_), Some(BodyFault::TooSlow)) => Failure::RequestTimeout.into(),
             (Refusal::Failure(_), Some(BodyFault::Broken)) => Failure::BodyBroken.into(),
             (Refusal::Failure(_), Some(BodyFault::Ended(ended))) => Refusal::Ended(ended),
             (refusal, _) => refusal,
@@ -387,7 +390,12 @@ impl Exchange<'_> {
         if switching && !(client.is_some() && switched) {
             return Err(Failure::UpstreamFailed.into());
         }
-        Ok(Answered { sent, client })
+        clock.head_came();
+        Ok(Answered {
+            sent,
+            client,
+            clock,
+        })
     }
 
     /// What a rule can cut short; None for strangers.
@@ -481,7 +489,11 @@ impl Exchange<'_> {
         (cors, origin): (Option<&Cors>, Option<HeaderValue>),
         is_grpc: bool,
     ) -> Response<ResponseBody> {
-        let Answered { sent, client } = answered;
+        let Answered {
+            sent,
+            client,
+            clock,
+        } = answered;
         // The answer that ends a session is its last word: its own rule does not cut it short.
         let admission = if obeyed && client.is_none() {
             None
@@ -493,6 +505,9 @@ impl Exchange<'_> {
             lease,
         } = sent;
         self.record.status = response.status().as_u16();
+        // The service's version is its own hop's. Passed on, 1.0 would leave the client without framing, and a cut answer
+        // would look whole; to clients of 1.0 hyper answers in their version.
+        *response.version_mut() = Version::HTTP_11;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if drop_hop_by_hop(response.headers_mut()).is_err() {
             return self.refuse(
@@ -507,13 +522,15 @@ impl Exchange<'_> {
             cors.write(&origin_only(origin), response.headers_mut());
         }
         if let (true, Some(client)) = (switching, client) {
+            let route = self.route.expect("a service has answered");
+            let idle_timeout = route.tunnel_idle_timeout;
             self.record.busy.becomes_tunnel();
             upgrade::join(
                 client,
                 &mut response,
                 self.record,
                 admission.map(Admission::watch),
-                self.worker.deadlines.clone(),
+                (self.worker.deadlines.clone(), idle_timeout),
                 &self.worker.tasks,
             );
             response
@@ -525,7 +542,8 @@ impl Exchange<'_> {
             return response.map(|_| ResponseBody::none());
         }
         let record = self.record;
-        response.map(|body| ResponseBody::service(body, lease, record, admission, is_grpc))
+        let kind = (self.version, is_grpc);
+        response.map(|body| ResponseBody::service(body, (lease, clock), record, admission, kind))
     }
 
     fn refuse(
@@ -637,6 +655,7 @@ struct Answered {
     sent: Sent<RequestBody>,
     /// The client's side of a WebSocket.
     client: Option<OnUpgrade>,
+    clock: Rc<Clock>,
 }
 
 impl Details {
@@ -717,6 +736,8 @@ mod tests {
             upstream: 0,
             cors: None,
             timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_mins(5),
+            tunnel_idle_timeout: Duration::from_hours(1),
             logout: false,
             trust_revoke_header: false,
             end_at_expiry: false,
@@ -761,6 +782,8 @@ mod tests {
             max_headers: 100,
             max_body_size: None,
             body_timeout: Duration::from_mins(1),
+            body_min_rate: 240,
+            answer_min_rate: 240,
             max_streams: 8,
         };
         let (Address::Tcp(address), mut acceptors) = bind(&options, 1).unwrap() else {

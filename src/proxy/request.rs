@@ -309,6 +309,8 @@ mod tests {
             upstream: 0,
             cors: None,
             timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_mins(5),
+            tunnel_idle_timeout: Duration::from_hours(1),
             logout: false,
             trust_revoke_header: false,
             end_at_expiry: false,

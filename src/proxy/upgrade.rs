@@ -1,22 +1,25 @@
-//! A WebSocket: after the service has said 101, bytes go both ways until one side ends, or the bearer may no longer.
+//! A WebSocket: after the service has said 101, bytes go both ways until one side ends, both fall silent, or the bearer
+//! may no longer.
 
 use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy, split};
 use tokio::task::spawn_local;
 use tokio_util::task::TaskTracker;
 
-use super::answer::Record;
+use super::answer::{Record, SILENT};
 use super::streams::{Ended, Watch};
-use super::websocket::{CLOSE_POLICY, Frames};
-use crate::base::deadline::Deadlines;
+use super::websocket::{CLOSE_AWAY, CLOSE_POLICY, Frames};
+use crate::base::deadline::{Deadline, Deadlines};
 
 /// Octets read at once from the service.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -31,18 +34,19 @@ pub(super) fn join(
     response: &mut Response<Incoming>,
     record: Record,
     watch: Option<Watch>,
-    deadlines: Deadlines,
+    (deadlines, idle_timeout): (Deadlines, Duration),
     tasks: &TaskTracker,
 ) {
     let service = hyper::upgrade::on(response);
     let tunnel = async move {
         let mut record = record;
         if let (Ok(client), Ok(service)) = tokio::join!(client, service) {
-            let (down, ended) = run(client, service, watch, &deadlines).await;
+            let (down, end) = run(client, service, watch, &deadlines, idle_timeout).await;
             record.bytes = down;
-            match ended {
-                Ok(None) => record.complete = true,
-                Ok(Some(ended)) => record.end(ended),
+            match end {
+                Ok(End::Both) => record.complete = true,
+                Ok(End::Silence) => record.cut(SILENT),
+                Ok(End::Bearer(ended)) => record.end(ended),
                 Err(_) => {}
             }
         }
@@ -52,17 +56,36 @@ pub(super) fn join(
     spawn_local(tasks.track_future(tunnel));
 }
 
-/// Runs until both sides have ended. Tells how many octets went down, and what cut it short.
+/// How a tunnel ended that did not break.
+enum End {
+    /// Both sides have ended it.
+    Both,
+    /// Neither side sent anything for too long.
+    Silence,
+    /// Its bearer may no longer.
+    Bearer(Ended),
+}
+
+/// Runs until both sides have ended. Tells how many octets went down, and how it ended.
 async fn run(
     client: Upgraded,
     service: Upgraded,
     watch: Option<Watch>,
     deadlines: &Deadlines,
-) -> (u64, io::Result<Option<Ended>>) {
-    let (mut client_read, client_write) = split(TokioIo::new(client));
+    idle_timeout: Duration,
+) -> (u64, io::Result<End>) {
+    let silence = deadlines.deadline();
+    silence.set(idle_timeout);
+    let heard = |io| Heard {
+        io,
+        silence: &silence,
+        idle_timeout,
+    };
+    let (client_read, client_write) = split(TokioIo::new(client));
     let (service_read, mut service_write) = split(TokioIo::new(service));
+    let mut client_read = heard(client_read);
     let mut down = Down {
-        from: service_read,
+        from: heard(service_read),
         to: client_write,
         chunk: vec![0; CHUNK_BYTES].into(),
         waiting: 0..0,
@@ -81,14 +104,40 @@ async fn run(
         }
     };
     let outcome = tokio::select! {
-        ended = ended => Ok(Some(ended)),
-        finished = both => finished.map(|_| None),
+        ended = ended => Ok(End::Bearer(ended)),
+        finished = both => finished.map(|_| End::Both),
+        () = poll_fn(|cx| silence.poll(cx)) => Ok(End::Silence),
     };
-    if let Ok(Some(_)) = outcome {
+    let close = match outcome {
+        Ok(End::Bearer(_)) => Some(&CLOSE_POLICY),
+        Ok(End::Silence) => Some(&CLOSE_AWAY),
+        Ok(End::Both) | Err(_) => None,
+    };
+    if let Some(close) = close {
         // Late or broken, the connection is closed all the same.
-        let _ = deadlines.within(GOODBYE_TIMEOUT, down.say_goodbye()).await;
+        let goodbye = down.say_goodbye(close);
+        let _ = deadlines.within(GOODBYE_TIMEOUT, goodbye).await;
     }
     (down.passed, outcome)
+}
+
+/// One side of a tunnel, which ends the silence when it sends.
+struct Heard<'s, R> {
+    io: R,
+    silence: &'s Deadline,
+    idle_timeout: Duration,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Heard<'_, R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buffer));
+        self.silence.set(self.idle_timeout);
+        Poll::Ready(read)
+    }
 }
 
 /// From the service to the client. Dropping a step half way loses nothing: what was read and not yet written is kept.
@@ -108,14 +157,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Down<R, W> {
         self.to.shutdown().await
     }
 
-    /// Close 1008, after the frame that is on its way.
-    async fn say_goodbye(&mut self) -> io::Result<()> {
+    /// A close frame, after the frame that is on its way.
+    async fn say_goodbye(&mut self, close: &[u8]) -> io::Result<()> {
         while !self.frames.is_between() {
             if !self.step().await? {
                 return Ok(());
             }
         }
-        self.to.write_all(&CLOSE_POLICY).await?;
+        self.to.write_all(close).await?;
         self.to.shutdown().await
     }
 

@@ -117,7 +117,7 @@ impl Metrics {
             streams_ended: counters(
                 &registry,
                 "jotgate_streams_ended_total",
-                "Answers that were cut short because their bearer was revoked or their token expired.",
+                "Answers, uploads and tunnels that were cut short.",
                 &["reason"],
             ),
             decision_seconds: add(

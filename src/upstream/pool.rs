@@ -44,7 +44,8 @@ enum Http2<B> {
     None,
     /// One connection is on its way, whoever waits for it.
     Connecting(watch::Receiver<Option<Connected<B>>>),
-    Ready(http2::SendRequest<B>),
+    /// With the instant at which it was used last.
+    Ready(http2::SendRequest<B>, Instant),
 }
 
 type Connected<B> = Result<http2::SendRequest<B>, io::ErrorKind>;
@@ -112,10 +113,19 @@ where
 
     /// Closes connections that were idle for too long.
     pub fn sweep(&self) {
+        let idle_timeout = self.options.idle_timeout;
         for server in &self.servers {
-            server.idle.borrow_mut().retain(|idle| {
-                !idle.sender.is_closed() && idle.since.elapsed() < self.options.idle_timeout
-            });
+            server
+                .idle
+                .borrow_mut()
+                .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle_timeout);
+            let mut http2 = server.http2.borrow_mut();
+            if let Http2::Ready(_, used) = &*http2
+                && used.elapsed() >= idle_timeout
+            {
+                // Requests that still run on it finish; the last one closes it.
+                *http2 = Http2::None;
+            }
         }
     }
 
@@ -132,7 +142,7 @@ where
                 Err(mut fault) => {
                     let unsent = fault.take_message();
                     let error = fault.into_error();
-                    // A broken answer is an answer: only silence lets us ask again.
+                    // Nonsense is an answer: only silence, or less than a head, lets us ask again.
                     let silent =
                         error.is_incomplete_message() || error.is_canceled() || error.is_closed();
                     match (unsent, again.filter(|_| silent)) {
@@ -225,10 +235,13 @@ where
     }
 
     async fn http2(&self, home: &Rc<Connections<B>>) -> Result<http2::SendRequest<B>, SendError> {
-        let connecting = match &*home.http2.borrow() {
-            Http2::Ready(sender) if !sender.is_closed() => return Ok(sender.clone()),
+        let connecting = match &mut *home.http2.borrow_mut() {
+            Http2::Ready(sender, used) if !sender.is_closed() => {
+                *used = Instant::now();
+                return Ok(sender.clone());
+            }
             Http2::Connecting(waiting) => Some(waiting.clone()),
-            Http2::Ready(_) | Http2::None => None,
+            Http2::Ready(..) | Http2::None => None,
         };
         // A statement of its own: starting writes what was borrowed.
         let mut waiting = connecting.unwrap_or_else(|| self.start_http2(home));
@@ -259,7 +272,7 @@ where
                 Ok(Err(SendError::ConnectTimeout)) | Err(_) => Err(io::ErrorKind::TimedOut),
             };
             *home.http2.borrow_mut() = match &connected {
-                Ok(sender) => Http2::Ready(sender.clone()),
+                Ok(sender) => Http2::Ready(sender.clone(), Instant::now()),
                 Err(_) => Http2::None,
             };
             done.send_replace(Some(connected));
@@ -447,6 +460,88 @@ mod tests {
                 let third = Box::pin(pool.send(get("/3"))).await.unwrap();
                 assert_eq!(third.response.status(), 200);
                 assert_eq!(accepted.get(), 1);
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_not_used_is_closed_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        LocalSet::new()
+            .run_until(async {
+                let pool = pool(&path, false);
+                let send = spawn_local({
+                    let request = get("/");
+                    async move {
+                        let Sent { response, lease } = pool.send(request).await.unwrap();
+                        response.into_body().collect().await.unwrap();
+                        lease.release();
+                        pool
+                    }
+                });
+                let (mut service, _) = listener.accept().await.unwrap();
+                let mut head = [0; 1024];
+                assert_ne!(service.read(&mut head).await.unwrap(), 0);
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                service.write_all(answer).await.unwrap();
+                let pool = send.await.unwrap();
+                let mut end = std::pin::pin!(service.read(&mut head));
+                for (seconds, is_open) in [(59, true), (1, false)] {
+                    tokio::time::advance(Duration::from_secs(seconds)).await;
+                    pool.sweep();
+                    assert_eq!(pool.servers[0].idle.borrow().len(), usize::from(is_open));
+                }
+                assert_eq!(end.as_mut().await.unwrap(), 0, "the service sees it");
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_connection_that_is_not_used_is_closed_when_its_last_stream_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (go, gone) = tokio::sync::oneshot::channel();
+        let gone = Cell::new(Some(gone));
+        let serving = async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = service_fn(|_| {
+                let gone = gone.take();
+                async {
+                    if let Some(gone) = gone {
+                        drop(gone.await);
+                    }
+                    Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+                }
+            });
+            hyper::server::conn::http2::Builder::new(crate::http::executor::LocalExecutor)
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+        };
+        LocalSet::new()
+            .run_until(async {
+                let serving = spawn_local(serving);
+                let pool = Rc::new(pool(&path, true));
+                let slow = spawn_local({
+                    let pool = Rc::clone(&pool);
+                    async move { pool.send(get("/slow")).await }
+                });
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                let quick = Box::pin(pool.send(get("/quick"))).await.unwrap();
+                assert_eq!(quick.response.status(), 200);
+                for (seconds, is_open) in [(59, true), (1, false)] {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    pool.sweep();
+                    let is_ready = matches!(&*pool.servers[0].http2.borrow(), Http2::Ready(..));
+                    assert_eq!(is_ready, is_open);
+                }
+                assert!(!serving.is_finished(), "a request still runs on it");
+                go.send(()).unwrap();
+                assert_eq!(slow.await.unwrap().unwrap().response.status(), 200);
+                drop(quick);
+                serving.await.unwrap().unwrap();
             })
             .await;
     }

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use http::{HeaderName, HeaderValue};
+use hyper::body::Frame;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::StreamExt as _;
@@ -16,7 +18,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
-use crate::support::{Gateway, Issuer, Setup, within};
+use crate::support::{Gateway, Issuer, Setup, Upstream, within};
 
 struct Scene {
     issuer: Issuer,
@@ -195,4 +197,60 @@ async fn a_missing_scope_is_permission_denied_and_a_revoked_token_unauthenticate
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+}
+
+#[tokio::test]
+async fn trailers_of_a_call_cannot_name_an_identity_or_framing_header() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let gateway = Setup::at(issuer.url(), "grpc")
+        .section(format!(
+            "[[upstreams]]\nname = \"grpc\"\nservers = [\"{}\"]\nhttp2 = true",
+            upstream.url()
+        ))
+        .start()
+        .await;
+    let token = issuer.token("alice").sign();
+    for (kind, kept) in [
+        ("application/grpc", &["x-sum", "x-sum"][..]),
+        ("application/json", &[]),
+    ] {
+        let (frames, body) = mpsc::channel(2);
+        frames.send(Frame::data("x".into())).await.unwrap();
+        let trailers = [
+            ("x-sum", "1"),
+            ("x-sum", "2"),
+            ("x-user-id", "root"),
+            ("x_user_id", "root"),
+            ("x.user.id", "root"),
+            ("authorization", "Bearer x"),
+            ("cookie", "a=b"),
+            ("content-length", "5"),
+            ("host", "evil"),
+            ("x-forwarded-for", "10.9.8.7"),
+            ("x-original-url", "/admin"),
+            ("jotgate-revoke", "user"),
+        ];
+        let trailers = trailers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect::<Vec<(HeaderName, HeaderValue)>>();
+        frames
+            .send(Frame::trailers(trailers.into_iter().collect()))
+            .await
+            .unwrap();
+        drop(frames);
+        let answer = gateway
+            .post("/shop.Orders/Put")
+            .h2()
+            .bearer(&token)
+            .header("content-type", kind)
+            .header("te", "trailers")
+            .stream(body)
+            .await;
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        let seen = upstream.last();
+        let trailers = seen.trailers.unwrap_or_default();
+        let names: Vec<&str> = trailers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, seen.complete), (kept.to_vec(), true), "{kind}");
+    }
 }

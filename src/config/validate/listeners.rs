@@ -21,6 +21,13 @@ const HEADER_SIZE_MIN: u64 = 8 * 1024;
 /// Most room for a request's head. Every connection may fill it.
 const HEADER_SIZE_MAX: u64 = 1024 * 1024;
 
+/// Default least rate of a client, in bytes a second, in both directions: Kestrel's. A telephone on the edge of its cell
+/// has ten times as much, and whoever is slower costs us a place for hours.
+const MIN_RATE: u64 = 240;
+
+/// Highest least rate: beyond it, honest clients are cut off whose line is shared or far away.
+const MIN_RATE_MAX: u64 = 1024 * 1024;
+
 /// Longest path of a Unix socket, in bytes: `sun_path` of unix(7) has 108 with the final NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -86,6 +93,9 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
     let header_timeout = timeout("header_timeout", raw.header_timeout, seconds(10));
     let idle_timeout = timeout("idle_timeout", raw.idle_timeout, seconds(75));
     let body_timeout = timeout("body_timeout", raw.body_timeout, seconds(60));
+    let mut rate = |key, value| check.size(&at.key(key), value, MIN_RATE, 0..=MIN_RATE_MAX);
+    let body_min_rate = rate("body_min_rate", raw.body_min_rate);
+    let answer_min_rate = rate("answer_min_rate", raw.answer_min_rate);
     let mut number =
         |key, value, default, most| check.number(&at.key(key), value, default, 1..=most);
     let max_connections = number("max_connections", raw.max_connections, 16_384, 10_000_000);
@@ -108,6 +118,8 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
         max_headers: count(max_headers),
         max_body_size,
         body_timeout,
+        body_min_rate,
+        answer_min_rate,
         max_streams,
     })
 }
@@ -260,6 +272,8 @@ mod tests {
             ("header_timeout = \"25h\"", "header_timeout"),
             ("idle_timeout = \"0s\"", "idle_timeout"),
             ("body_timeout = \"0s\"", "body_timeout"),
+            ("body_min_rate = \"2MiB\"", "body_min_rate"),
+            ("answer_min_rate = \"2MiB\"", "answer_min_rate"),
             ("max_header_size = \"8191\"", "max_header_size"),
             ("max_header_size = \"2MiB\"", "max_header_size"),
             ("max_headers = 0", "max_headers"),
@@ -274,7 +288,7 @@ mod tests {
             );
         }
         let settings = good(&listener(
-            "max_header_size = \"8KiB\"\nmax_body_size = 1\nheader_timeout = \"1ms\"",
+            "max_header_size = \"8KiB\"\nmax_body_size = 1\nheader_timeout = \"1ms\"\nbody_min_rate = 0",
         ));
         let listener = &settings.listeners[0];
         assert_eq!(
@@ -282,5 +296,6 @@ mod tests {
             (8192, Some(1))
         );
         assert_eq!(listener.header_timeout, Duration::from_millis(1));
+        assert_eq!((listener.body_min_rate, listener.answer_min_rate), (0, 240));
     }
 }

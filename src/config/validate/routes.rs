@@ -20,7 +20,14 @@ use crate::policy::{Auth, ClaimRequirement, Requirement};
 use crate::route::{Entry, HostPattern, PathPattern, RouteTable};
 use crate::token::{ClaimPath, Places};
 
-/// Bounds of a route's timeout.
+/// Default silence of a service in the middle of its answer: Envoy's. Event streams send a sign of life every 15 to 30 s.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Default silence of a WebSocket: HAProxy's advice. Browsers send no pings of their own, and who waits for a message a day
+/// costs a place and little else.
+const TUNNEL_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// Bounds of a route's timeouts.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(24);
 
 /// One route of the file on its way.
@@ -108,11 +115,13 @@ fn route(
         .cors
         .as_ref()
         .and_then(|raw| cors(raw, methods, &at.key("cors"), check));
-    let timeout = check.duration(
-        &at.key("timeout"),
-        raw.timeout,
-        Duration::from_mins(1),
-        TIMEOUT,
+    let mut span = |key, value, default| check.duration(&at.key(key), value, default, TIMEOUT);
+    let timeout = span("timeout", raw.timeout, Duration::from_mins(1));
+    let idle_timeout = span("idle_timeout", raw.idle_timeout, IDLE_TIMEOUT);
+    let tunnel_idle_timeout = span(
+        "tunnel_idle_timeout",
+        raw.tunnel_idle_timeout,
+        TUNNEL_IDLE_TIMEOUT,
     );
     let matches = matches?;
     Some(Route {
@@ -127,6 +136,8 @@ fn route(
         requirement,
         cors,
         timeout,
+        idle_timeout,
+        tunnel_idle_timeout,
         logout: raw.logout.unwrap_or(false),
         trust_revoke_header: raw.trust_revoke_header.unwrap_or(false),
         end_at_expiry: raw.end_at_expiry.unwrap_or(false),
@@ -612,17 +623,21 @@ mod tests {
     }
 
     #[test]
-    fn a_route_has_an_upstream_and_a_timeout() {
+    fn a_route_has_an_upstream_and_timeouts() {
         check(
             &BASE.replace("upstream = \"http://127.0.0.1:3000\"", ""),
             "routes[0].upstream",
             "is missing",
         );
-        check(
-            &route("timeout = \"0s\""),
-            "routes[0].timeout",
-            "is out of bounds",
-        );
+        for key in ["timeout", "idle_timeout", "tunnel_idle_timeout"] {
+            for span in ["0s", "25h"] {
+                check(
+                    &route(&format!("{key} = \"{span}\"")),
+                    &format!("routes[0].{key}"),
+                    "is out of bounds",
+                );
+            }
+        }
     }
 
     #[test]

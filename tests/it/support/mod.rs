@@ -6,6 +6,7 @@ pub(crate) mod issuer;
 pub(crate) mod keys;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod service;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
 

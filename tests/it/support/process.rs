@@ -88,6 +88,11 @@ impl Process {
         process
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Everything that it has said.
     pub(crate) fn said(&self) -> String {
         self.lines.lock().expect("no holder panics").join("\n")
@@ -114,7 +119,7 @@ impl Process {
 
     /// Sends a signal, by name.
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it runs").to_string();
+        let id = self.id().to_string();
         let status = std::process::Command::new("kill")
             .args(["-s", name, &id])
             .status()

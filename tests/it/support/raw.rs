@@ -12,6 +12,10 @@ use super::within;
 pub(crate) struct Raw(TcpStream);
 
 impl Raw {
+    pub(crate) const fn new(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("TCP_NODELAY");
@@ -45,9 +49,29 @@ impl Raw {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Reads so many bytes; false if the other side closes before.
+    pub(crate) async fn read(&mut self, bytes: usize) -> bool {
+        let mut bytes = (&mut self.0).take(bytes as u64);
+        let mut nowhere = tokio::io::sink();
+        let read = tokio::io::copy(&mut bytes, &mut nowhere);
+        within("so many bytes", read).await.is_ok() && bytes.limit() == 0
+    }
+
     /// An answer's head, the blank line included.
     pub(crate) async fn read_head(&mut self) -> String {
         self.read_until("\r\n\r\n").await
+    }
+
+    /// Sends no more, but reads on.
+    pub(crate) async fn finish_sending(&mut self) {
+        within("sending the end", self.0.shutdown())
+            .await
+            .expect("a connection");
+    }
+
+    /// Closes the connection so that the other side gets a reset.
+    pub(crate) fn reset(self) {
+        self.0.set_zero_linger().expect("SO_LINGER");
     }
 
     pub(crate) fn into_stream(self) -> TcpStream {
