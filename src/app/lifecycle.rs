@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use prometheus::IntCounter;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,7 @@ pub struct Gateway {
     control: CancellationToken,
     tasks: TaskTracker,
     denylist_failed: CancellationToken,
+    panics: IntCounter,
     /// A gateway that is dropped leaves nothing running.
     _guards: [DropGuard; 3],
 }
@@ -163,6 +165,7 @@ impl Gateway {
             control,
             tasks,
             denylist_failed: denylist.failed,
+            panics: metrics.panics,
             _guards: [
                 undo,
                 end.stop.clone().drop_guard(),
@@ -194,6 +197,12 @@ impl Gateway {
     /// Returns when the denylist's log has failed: nothing can be revoked any more, and the process should end.
     pub async fn denylist_failed(&self) {
         self.denylist_failed.cancelled().await;
+    }
+
+    /// Where the process counts its panics. A panic is the whole process's affair, so whoever owns it must count.
+    #[must_use]
+    pub fn panics(&self) -> IntCounter {
+        self.panics.clone()
     }
 
     /// Ends gracefully: not ready, drain delay, no new connections, running requests finish under the drain timeout.
@@ -317,6 +326,10 @@ fn start_threads(
             connections: shared
                 .metrics
                 .connections
+                .with_label_values(&[&address.to_string()]),
+            requests: shared
+                .metrics
+                .requests
                 .with_label_values(&[&address.to_string()]),
             faults: shared.metrics.connection_errors.clone(),
         };

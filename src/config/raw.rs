@@ -63,6 +63,9 @@ sections! {
         http2: bool,
         trusted_proxies: List<String>,
         max_connections: u64,
+        max_connections_per_address: u64,
+        max_requests: u64,
+        failure_limit: FailureLimit,
         header_timeout: Span,
         idle_timeout: Span,
         max_header_size: Size,
@@ -70,6 +73,12 @@ sections! {
         max_body_size: Size,
         body_timeout: Span,
         max_streams: u64,
+    }
+
+    /// `listeners.failure_limit`
+    FailureLimit {
+        failures: u64,
+        per: Span,
     }
 
     /// `[[issuers]]`
@@ -217,6 +226,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("shutdown", Shutdown::KEYS),
     ("listeners[]", Listener::KEYS),
     ("issuers[]", Issuer::KEYS),
+    ("listeners[].failure_limit", FailureLimit::KEYS),
     ("issuers[].secret", SecretTable::KEYS),
     ("issuers[].claims", ClaimNames::KEYS),
     ("upstreams[]", Upstream::KEYS),

@@ -3,3 +3,4 @@
 pub mod access;
 pub mod logs;
 pub mod metrics;
+pub mod panics;

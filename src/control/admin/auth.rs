@@ -78,6 +78,7 @@ impl Door {
         };
         let decide = || decide(&self.access, presented, &self.tables, self.clock.now()).decision;
         let mut decision = decide();
+            barred: None,
         if let Decision::KeyUnknown(issuer) = &decision {
             decision = match issuer.refresh.ask(KEY_WAIT_MAX).await {
                 RefreshOutcome::Refreshed => decide(),
