@@ -379,7 +379,9 @@ async fn start_admin(
             clock.clone(),
         ))
     });
-    let admin = Admin::new(settings, revocations, report.views(), clock, door);
+    let refusals = report.shared.metrics.admin_refusals.clone();
+    let views = report.views();
+    let admin = Admin::new(settings, revocations, views, clock, door, refusals);
     let admin = Arc::new(admin);
     tasks.spawn(serve(listener, admin, control.clone()));
     Ok(address)

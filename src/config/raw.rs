@@ -181,6 +181,7 @@ sections! {
     /// `[admin]`
     Admin {
         address: String,
+        hosts: List<String>,
         tokens: List<AdminToken>,
         issuer: String,
         scopes: AdminScopes,
@@ -225,8 +226,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("token_cache", TokenCache::KEYS),
     ("shutdown", Shutdown::KEYS),
     ("listeners[]", Listener::KEYS),
-    ("issuers[]", Issuer::KEYS),
     ("listeners[].failure_limit", FailureLimit::KEYS),
+    ("issuers[]", Issuer::KEYS),
     ("issuers[].secret", SecretTable::KEYS),
     ("issuers[].claims", ClaimNames::KEYS),
     ("upstreams[]", Upstream::KEYS),
