@@ -104,6 +104,7 @@ impl Scene {
         let presented = Presented {
             headers,
             query: None,
+            barred: None,
         };
         match decide(&self.access, presented, &self.tables, UnixSeconds(NOW)).decision {
             Decision::Pass(_) => Ok(()),

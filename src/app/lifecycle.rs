@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
+use prometheus::IntCounter;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -43,6 +44,7 @@ pub struct Gateway {
     control: CancellationToken,
     tasks: TaskTracker,
     denylist_failed: CancellationToken,
+    panics: IntCounter,
     /// A gateway that is dropped leaves nothing running.
     _guards: [DropGuard; 3],
 }
@@ -163,6 +165,7 @@ impl Gateway {
             control,
             tasks,
             denylist_failed: denylist.failed,
+            panics: metrics.panics,
             _guards: [
                 undo,
                 end.stop.clone().drop_guard(),
@@ -194,6 +197,12 @@ impl Gateway {
     /// Returns when the denylist's log has failed: nothing can be revoked any more, and the process should end.
     pub async fn denylist_failed(&self) {
         self.denylist_failed.cancelled().await;
+    }
+
+    /// Where the process counts its panics. A panic is the whole process's affair, so whoever owns it must count.
+    #[must_use]
+    pub fn panics(&self) -> IntCounter {
+        self.panics.clone()
     }
 
     /// Ends gracefully: not ready, drain delay, no new connections, running requests finish under the drain timeout.
@@ -318,6 +327,10 @@ fn start_threads(
                 .metrics
                 .connections
                 .with_label_values(&[&address.to_string()]),
+            requests: shared
+                .metrics
+                .requests
+                .with_label_values(&[&address.to_string()]),
             faults: shared.metrics.connection_errors.clone(),
         };
         for (post, acceptor) in posts.iter_mut().zip(acceptors) {
@@ -366,7 +379,9 @@ async fn start_admin(
             clock.clone(),
         ))
     });
-    let admin = Admin::new(settings, revocations, report.views(), clock, door);
+    let refusals = report.shared.metrics.admin_refusals.clone();
+    let views = report.views();
+    let admin = Admin::new(settings, revocations, views, clock, door, refusals);
     let admin = Arc::new(admin);
     tasks.spawn(serve(listener, admin, control.clone()));
     Ok(address)

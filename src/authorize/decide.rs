@@ -1,6 +1,7 @@
 //! Steps 6 to 12 of the life of a request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 
@@ -20,6 +21,8 @@ pub struct Presented<'r> {
     pub headers: &'r HeaderMap,
     /// Its query, without the question mark.
     pub query: Option<&'r str>,
+    /// For how long its sender, who has sent too many wrong tokens, gets no token checked that is not known to be good.
+    pub barred: Option<Duration>,
 }
 
 /// The tables in memory that every request reads.
@@ -81,7 +84,9 @@ pub fn decide<'a>(
         Auth::Required | Auth::Optional => {}
     }
     match find(&access.places, presented.headers, presented.query) {
-        Found::One(token, spot) => decide_token(access, &token, spot, tables, now),
+        Found::One(token, spot) => {
+            decide_token(access, (&token, spot), presented.barred, tables, now)
+        }
         Found::Nothing if access.auth == Auth::Optional => decided(stranger),
         Found::Nothing => decided(Decision::Deny(Denied::NoToken)),
         Found::Several => decided(Decision::Deny(Denied::TokenAmbiguous)),
@@ -91,8 +96,8 @@ pub fn decide<'a>(
 
 fn decide_token<'a>(
     access: &'a Access,
-    token: &str,
-    spot: Spot,
+    (token, spot): (&str, Spot),
+    barred: Option<Duration>,
     tables: &Tables,
     now: UnixSeconds,
 ) -> Decided<'a> {
@@ -108,6 +113,13 @@ fn decide_token<'a>(
             issuer: Some(issuer),
             cached,
             decision: Decision::Deny(Denied::KeysUnavailable),
+        };
+    }
+    if let (None, Some(wait)) = (&known, barred) {
+        return Decided {
+            issuer: None,
+            cached,
+            decision: Decision::Deny(Denied::TooManyFailures(wait)),
         };
     }
     let (issuer, bearer) = match known {

@@ -16,6 +16,8 @@ pub enum Denied {
     NoToken,
     /// More than one token (400).
     TokenAmbiguous,
+    /// The token is not known, and its sender has sent too many wrong ones (429). It may try again after this.
+    TooManyFailures(Duration),
     /// The token is not accepted.
     Token(Reject),
     /// Keys were never loaded, are too old, or could not be asked for: our fault (503).
@@ -40,6 +42,7 @@ impl Denied {
         match self {
             Self::NoToken => "no_token",
             Self::TokenAmbiguous => "token_ambiguous",
+            Self::TooManyFailures(_) => "too_many_failures",
             Self::Token(reject) => reject.code(),
             Self::KeysUnavailable => "keys_unavailable",
             Self::Revoked(kind) => match kind {
@@ -71,6 +74,11 @@ impl Denied {
                 StatusCode::BAD_REQUEST,
                 "token_ambiguous",
                 "The request carries more than one token.",
+            ),
+            Self::TooManyFailures(_) => Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_failures",
+                "Too many invalid tokens came from this address.",
             ),
             Self::Token(Reject::Expired) => Problem::new(
                 StatusCode::UNAUTHORIZED,
@@ -115,13 +123,22 @@ impl Denied {
             )),
             Self::ScopeLacking => Some(scope_challenge(requirement)),
             Self::TokenAmbiguous
+            | Self::TooManyFailures(_)
             | Self::KeysUnavailable
             | Self::ClaimLacking
             | Self::ClaimsUnmappable => None,
         };
-        if self == Self::KeysUnavailable {
-            problem.retry_after = Some(KEYS_RETRY_AFTER);
-        }
+        problem.retry_after = match self {
+            Self::KeysUnavailable => Some(KEYS_RETRY_AFTER),
+            Self::TooManyFailures(wait) => Some(wait),
+            Self::NoToken
+            | Self::TokenAmbiguous
+            | Self::Token(_)
+            | Self::Revoked(_)
+            | Self::ScopeLacking
+            | Self::ClaimLacking
+            | Self::ClaimsUnmappable => None,
+        };
         problem
     }
 }

@@ -1,8 +1,10 @@
-//! Words without opinions: time, names, secrets, limits. Everything else stands on this floor.
+//! Words without opinions: time, names, addresses, secrets, limits. Everything else stands on this floor.
 
+pub mod address;
 pub mod backoff;
 pub mod clock;
 pub mod deadline;
+pub mod failures;
 
 pub mod json;
 pub mod limits;

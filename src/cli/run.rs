@@ -7,7 +7,7 @@ use super::{ConfigArgs, Failure, block_on};
 use crate::app::Gateway;
 use crate::base::clock::Clock;
 use crate::config;
-use crate::telemetry::logs;
+use crate::telemetry::{logs, panics};
 
 #[derive(Debug, Args)]
 #[command(
@@ -30,6 +30,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
         // Before the gateway starts: a signal that comes in between must not be lost.
         let mut end = EndSignals::listen()?;
         let gateway = Gateway::start(settings, Clock::system()).await?;
+        panics::count(gateway.panics());
         let result = tokio::select! {
             name = end.next() => {
                 tracing::info!(signal = name, "ending; a second signal ends at once");

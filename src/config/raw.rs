@@ -63,6 +63,9 @@ sections! {
         http2: bool,
         trusted_proxies: List<String>,
         max_connections: u64,
+        max_connections_per_address: u64,
+        max_requests: u64,
+        failure_limit: FailureLimit,
         header_timeout: Span,
         idle_timeout: Span,
         max_header_size: Size,
@@ -72,6 +75,12 @@ sections! {
         body_min_rate: Size,
         answer_min_rate: Size,
         max_streams: u64,
+    }
+
+    /// `listeners.failure_limit`
+    FailureLimit {
+        failures: u64,
+        per: Span,
     }
 
     /// `[[issuers]]`
@@ -176,6 +185,7 @@ sections! {
     /// `[admin]`
     Admin {
         address: String,
+        hosts: List<String>,
         tokens: List<AdminToken>,
         issuer: String,
         scopes: AdminScopes,
@@ -220,6 +230,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("token_cache", TokenCache::KEYS),
     ("shutdown", Shutdown::KEYS),
     ("listeners[]", Listener::KEYS),
+    ("listeners[].failure_limit", FailureLimit::KEYS),
     ("issuers[]", Issuer::KEYS),
     ("issuers[].secret", SecretTable::KEYS),
     ("issuers[].claims", ClaimNames::KEYS),

@@ -139,6 +139,8 @@ pub struct Denylist {
 pub struct Admin {
     /// Loopback, until TLS comes to this listener.
     pub address: SocketAddr,
+    /// By which names it is called, beside addresses and names that nobody can register. Default: none.
+    pub hosts: Vec<HostPattern>,
     /// Who may call with a secret. Empty only if there is an issuer.
     pub tokens: Vec<AdminToken>,
     /// Whose tokens may call, too.

@@ -2,10 +2,11 @@
 //! itself is believed only from trusted proxies.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
+use ipnet::IpNet;
 
 use super::headers::letters;
 
@@ -49,6 +50,45 @@ impl Peer {
             node,
         }
     }
+}
+
+/// Whether `address` is in one of these networks.
+#[must_use]
+pub fn is_trusted(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+/// The client's address, as far as it is proven: the peer, or where that is trusted, the last of `X-Forwarded-For` that is
+/// no trusted proxy itself. What stands before it, the client may have written. None if a trusted proxy names nobody, or
+/// something that is no address.
+#[must_use]
+pub fn client(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    if !peer.trusted {
+        return peer.address;
+    }
+    for line in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+        for element in line.to_str().ok()?.rsplit(',') {
+            let address = node(element.trim())?;
+            if !is_trusted(trusted, address) {
+                return Some(address);
+            }
+        }
+    }
+    None
+}
+
+/// An address of `X-Forwarded-For`. Some proxies add the port.
+fn node(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let address = bare.unwrap_or(text).parse().ok();
+    address.or_else(|| {
+        text.parse::<SocketAddr>()
+            .ok()
+            .map(|with_port| with_port.ip())
+    })
 }
 
 /// Headers that tell a service who asked, how, and for what. Frameworks believe them, so strangers must not write them.
@@ -251,6 +291,52 @@ mod tests {
             headers[FORWARDED],
             "for=198.51.100.7, for=\"[2001:db8::1]\";proto=http"
         );
+    }
+
+    #[track_caller]
+    fn check_client(peer: &str, lines: &[&'static str], expected: Option<&str>) {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let address: IpAddr = peer.parse().unwrap();
+        let peer = Peer::new(Some(address), is_trusted(&trusted, address));
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(X_FORWARDED_FOR, HeaderValue::from_static(line));
+        }
+        let expected = expected.map(|text| text.parse().unwrap());
+        assert_eq!(client(&peer, &headers, &trusted), expected, "{lines:?}");
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_that_is_no_trusted_proxy() {
+        check_client("192.0.2.1", &["198.51.100.7"], Some("192.0.2.1"));
+        check_client("::ffff:10.0.0.1", &["198.51.100.7"], Some("198.51.100.7"));
+        for lines in [
+            &["203.0.113.9, 198.51.100.7"][..],
+            &["203.0.113.9", "198.51.100.7"],
+            &["203.0.113.9", "198.51.100.7, 10.9.9.9", "fd00::1,10.0.0.2"],
+            &["forged, 198.51.100.7"],
+            &["198.51.100.7:4711"],
+        ] {
+            check_client("10.0.0.1", lines, Some("198.51.100.7"));
+        }
+        for line in ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:4711"] {
+            check_client("10.0.0.1", &[line], Some("2001:db8::1"));
+        }
+    }
+
+    #[test]
+    fn nobody_is_named_where_a_trusted_proxy_names_nobody() {
+        for lines in [
+            &[][..],
+            &["10.0.0.2"],
+            &["unknown"],
+            &["198.51.100.7, unknown"],
+            &["198.51.100.7, "],
+        ] {
+            check_client("10.0.0.1", lines, None);
+        }
+        let socket = Peer::new(None, true);
+        assert_eq!(client(&socket, &HeaderMap::new(), &[]), None);
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use prometheus::IntGauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -20,10 +19,12 @@ use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::addresses::{Addresses, Guest};
+use super::failures::ClientFailures;
 use super::options::{Address, Options};
 use super::serve::{Front, serve};
 use crate::base::deadline::Deadlines;
-use crate::http::forwarded::Peer;
+use crate::http::forwarded::{Peer, is_trusted};
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,9 @@ const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// Connections that a thread may have beyond the one with the fewest before it hands the next one over.
 const SKEW_MAX: usize = 1;
+
+/// The code of a connection beyond `max_connections_per_address`, beside those of `ConnectionFault`.
+const ADDRESS_FULL: &str = "address_full";
 
 /// One thread's sockets for one listener.
 #[derive(Debug)]
@@ -87,6 +91,10 @@ struct Members {
     max: usize,
     /// A connection has ended while the listener was full.
     room: Notify,
+    /// None where an address may have any number of connections.
+    addresses: Option<Arc<Addresses>>,
+    /// None where an address may send any number of wrong tokens.
+    failures: Option<ClientFailures>,
 }
 
 /// Opens a listener's sockets, one for each of `threads`. Returns the address with the port that the system chose.
@@ -116,6 +124,12 @@ pub fn bind(options: &Options, threads: usize) -> Result<(Address, Vec<Acceptor>
         inboxes: inboxes.into(),
         max: options.max_connections,
         room: Notify::new(),
+        addresses: options
+            .max_connections_per_address
+            .map(|max| Arc::new(Addresses::new(max))),
+        failures: options
+            .failure_limit
+            .map(|budget| ClientFailures::new(budget, &options.trusted_proxies)),
     }));
     let acceptors = sockets
         .into_iter()
@@ -217,7 +231,13 @@ impl Acceptor {
             };
             match accepted {
                 Ok(accepted) => {
-                    let seat = self.crew.seat(self.me);
+                    let Ok(guest) = self.crew.admit(&accepted, &serving.options) else {
+                        let faults = &serving.metrics.faults;
+                        faults.with_label_values(&[ADDRESS_FULL]).inc();
+                        tracing::debug!("a client had as many connections as it may");
+                        continue;
+                    };
+                    let seat = self.crew.seat(self.me, guest);
                     if seat.at == self.me {
                         serving.start(accepted, seat);
                     } else {
@@ -238,6 +258,8 @@ impl Acceptor {
 pub struct ListenerMetrics {
     /// Open connections.
     pub connections: IntGauge,
+    /// Requests under way. What `max_requests` bounds.
+    pub requests: IntGauge,
     /// Connections that did not end well, by `ConnectionFault::code`.
     pub faults: prometheus::IntCounterVec,
 }
@@ -259,11 +281,11 @@ impl<F: Front> Serving<F> {
             self.stop.clone(),
             self.metrics.clone(),
         );
-        let place = Place::new(seat, metrics.connections.clone());
+        let place = Place::new(seat, &metrics);
         let serving = self.tasks.track_future(async move {
             let ended = match accepted {
                 Accepted::Tcp(stream, address) => {
-                    let trusted = is_trusted(&options.trusted_proxies, address);
+                    let trusted = is_trusted(&options.trusted_proxies, address.ip());
                     let peer = Peer::new(Some(address.ip()), trusted);
                     serve(stream, (peer, place), options, front, &deadlines, stop).await
                 }
@@ -287,11 +309,6 @@ impl<F: Front> Serving<F> {
         });
         spawn_local(serving);
     }
-}
-
-fn is_trusted(trusted: &[IpNet], address: SocketAddr) -> bool {
-    let address = address.ip().to_canonical();
-    trusted.iter().any(|net| net.contains(&address))
 }
 
 enum AsyncListening {
@@ -341,19 +358,34 @@ impl Parcel {
 struct Seat {
     crew: Crew,
     at: usize,
+    _guest: Option<Guest>,
 }
+
+/// The address has as many connections as it may.
+struct AddressFull;
 
 /// An open connection, counted until this is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    _seat: Seat,
+    seat: Seat,
     open: IntGauge,
+    /// Requests of all connections of the listener.
+    pub(super) requests: IntGauge,
 }
 
 impl Place {
-    fn new(seat: Seat, open: IntGauge) -> Self {
-        open.inc();
-        Self { _seat: seat, open }
+    fn new(seat: Seat, metrics: &ListenerMetrics) -> Self {
+        metrics.connections.inc();
+        Self {
+            seat,
+            open: metrics.connections.clone(),
+            requests: metrics.requests.clone(),
+        }
+    }
+
+    /// Who sends wrong tokens to this listener; None where nobody counts.
+    pub(super) fn failures(&self) -> Option<&ClientFailures> {
+        self.seat.crew.0.failures.as_ref()
     }
 }
 
@@ -362,8 +394,14 @@ impl Place {
     /// On a listener of its own.
     pub(super) fn anywhere(options: &Options) -> Self {
         let (_, acceptors) = bind(options, 1).expect("a port");
-        let open = IntGauge::new("open", "open").expect("a name");
-        Self::new(acceptors[0].crew.seat(0), open)
+        let gauge = |name| IntGauge::new(name, name).expect("a name");
+        let fault = prometheus::Opts::new("faults", "faults");
+        let metrics = ListenerMetrics {
+            connections: gauge("connections"),
+            requests: gauge("requests"),
+            faults: prometheus::IntCounterVec::new(fault, &["reason"]).expect("a name"),
+        };
+        Self::new(acceptors[0].crew.seat(0, None), &metrics)
     }
 }
 
@@ -374,8 +412,22 @@ impl Drop for Place {
 }
 
 impl Crew {
+    /// Counts the connection for its address, where that is asked. Behind a trusted proxy are many clients, and a Unix socket
+    /// has no address.
+    fn admit(&self, accepted: &Accepted, options: &Options) -> Result<Option<Guest>, AddressFull> {
+        match (&self.0.addresses, accepted) {
+            (Some(addresses), Accepted::Tcp(_, address))
+                if !is_trusted(&options.trusted_proxies, address.ip()) =>
+            {
+                let guest = addresses.admit(address.ip().into());
+                guest.map(Some).ok_or(AddressFull)
+            }
+            (Some(_) | None, Accepted::Tcp(..) | Accepted::Unix(_)) => Ok(None),
+        }
+    }
+
     /// A place with the thread that has the fewest connections, or with `me` if it has hardly more. Counted at once.
-    fn seat(&self, me: usize) -> Seat {
+    fn seat(&self, me: usize, guest: Option<Guest>) -> Seat {
         let loads = &self.0.loads;
         let mine = loads[me].load(Ordering::Relaxed);
         let at = (0..loads.len())
@@ -386,6 +438,7 @@ impl Crew {
         Seat {
             crew: self.clone(),
             at,
+            _guest: guest,
         }
     }
 
@@ -425,16 +478,24 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::super::connection::{Connection, Phase};
     use super::*;
+    use crate::http::executor::LocalExecutor;
 
-    #[test]
-    fn a_connection_counts_until_its_last_request_has_ended() {
-        let options = Options {
+    fn options() -> Options {
+        Options {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
             http2: true,
             trusted_proxies: vec![],
             max_connections: 1,
+            max_connections_per_address: None,
+            max_requests: 1,
+            failure_limit: None,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             max_header_size: 32 * 1024,
@@ -444,11 +505,25 @@ mod tests {
             body_min_rate: 240,
             answer_min_rate: 240,
             max_streams: 128,
-        };
+        }
+    }
+
+    fn metrics() -> ListenerMetrics {
+        let gauge = || IntGauge::new("open", "open").unwrap();
+        let faults = prometheus::Opts::new("faults", "faults");
+        ListenerMetrics {
+            connections: gauge(),
+            requests: gauge(),
+            faults: prometheus::IntCounterVec::new(faults, &["reason"]).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_connection_counts_until_its_last_request_has_ended() {
+        let (options, metrics) = (options(), metrics());
         let (_, acceptors) = bind(&options, 1).unwrap();
         let crew = &acceptors[0].crew;
-        let gauge = IntGauge::new("open", "open").unwrap();
-        let place = Place::new(crew.seat(0), gauge.clone());
+        let place = Place::new(crew.seat(0, None), &metrics);
         let phase = Phase::new(
             Deadlines::new().deadline().handle(),
             None,
@@ -462,8 +537,84 @@ mod tests {
         ));
         let tunnel = connection.begin();
         drop(connection);
-        assert_eq!((crew.open(), gauge.get()), (1, 1), "the tunnel is open");
+        let counted = || {
+            (
+                crew.open(),
+                metrics.connections.get(),
+                metrics.requests.get(),
+            )
+        };
+        assert_eq!(counted(), (1, 1, 1), "the tunnel is open");
         drop(tunnel);
-        assert_eq!((crew.open(), gauge.get()), (0, 0));
+        assert_eq!(counted(), (0, 0, 0));
+    }
+
+    /// Panics on `/panic`, answers everything else.
+    struct Clumsy;
+
+    impl Front for Clumsy {
+        type Body = http_body_util::Empty<bytes::Bytes>;
+
+        async fn answer(
+            self: Rc<Self>,
+            connection: Rc<Connection>,
+            request: http::Request<hyper::body::Incoming>,
+        ) -> http::Response<Self::Body> {
+            let _busy = connection.begin();
+            tokio::task::yield_now().await;
+            assert_ne!(request.uri().path(), "/panic", "on purpose");
+            http::Response::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_connection_or_stream_and_gives_back_its_places() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let mut options = options();
+                options.max_connections_per_address = NonZeroUsize::new(1);
+                let metrics = metrics();
+                let (Address::Tcp(address), mut acceptors) = bind(&options, 1).unwrap() else {
+                    panic!("an address of TCP was asked for");
+                };
+                let deadlines = Deadlines::new();
+                spawn_local(deadlines.clone().sweep());
+                spawn_local(acceptors.remove(0).run(
+                    Rc::new(options),
+                    Rc::new(Clumsy),
+                    deadlines,
+                    TaskTracker::new(),
+                    CancellationToken::new(),
+                    metrics.clone(),
+                ));
+                let mut first = TcpStream::connect(address).await.unwrap();
+                first
+                    .write_all(b"GET /panic HTTP/1.1\r\nhost: x\r\n\r\n")
+                    .await
+                    .unwrap();
+                let mut said = vec![];
+                first.read_to_end(&mut said).await.unwrap();
+                assert!(said.is_empty(), "closed without an answer");
+
+                // The only place is free again: for the listener, for the address, and for the request.
+                let second = TokioIo::new(TcpStream::connect(address).await.unwrap());
+                let (mut second, driver) =
+                    hyper::client::conn::http2::handshake(LocalExecutor, second)
+                        .await
+                        .unwrap();
+                spawn_local(async { drop(driver.await) });
+                let get = |path: &str| {
+                    let uri = format!("http://x{path}");
+                    let body = http_body_util::Empty::<bytes::Bytes>::new();
+                    http::Request::get(uri).body(body).unwrap()
+                };
+                let reset = second.send_request(get("/panic")).await;
+                assert!(reset.is_err(), "reset without an answer");
+                let answer = second.send_request(get("/")).await.unwrap();
+                assert_eq!(answer.status(), 200, "the connection goes on");
+                let counted = (metrics.connections.get(), metrics.requests.get());
+                assert_eq!(counted, (1, 0));
+            })
+            .await;
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::accept::Place;
+use super::failures::ClientFailures;
 use crate::base::deadline::DeadlineHandle;
 use crate::http::forwarded::Peer;
 
@@ -24,13 +25,19 @@ pub struct Connection {
     phase: Phase,
     requests: Cell<usize>,
     bodies: Cell<usize>,
+    /// Requests that the listener may have at once.
+    requests_max: i64,
     /// Kept by the last request too: a tunnel outlives the HTTP of its connection, and counts as open until it ends.
-    _place: Place,
+    place: Place,
 }
 
 /// A request is running; ends when dropped.
 #[derive(Debug)]
-pub struct Busy(Rc<Connection>);
+pub struct Busy {
+    connection: Rc<Connection>,
+    /// Whether it has one of the places for requests.
+    counted: bool,
+}
 
 /// The body of a request is on its way; ends when dropped.
 #[derive(Debug)]
@@ -159,16 +166,38 @@ impl Connection {
             phase,
             requests: Cell::new(0),
             bodies: Cell::new(0),
-            _place: place,
+            requests_max: i64::try_from(options.max_requests).unwrap_or(i64::MAX),
+            place,
         }
     }
 
-    /// A request begins.
+    /// A request begins. Ask [`Busy::is_overload`] before any work is done for it.
     #[must_use]
     pub fn begin(self: &Rc<Self>) -> Busy {
         self.requests.set(self.requests.get() + 1);
         self.phase.enter(BUSY);
-        Busy(Rc::clone(self))
+        Busy {
+            connection: Rc::clone(self),
+            counted: self.take_place(),
+        }
+    }
+
+    /// One more request of the listener, unless it has as many as it may. Two that come at once for the last place may both
+    /// be turned away, and never both be let in: each sees at least itself and those that were let in.
+    fn take_place(&self) -> bool {
+        let requests = &self.place.requests;
+        requests.inc();
+        let is_free = requests.get() <= self.requests_max;
+        if !is_free {
+            requests.dec();
+        }
+        is_free
+    }
+
+    /// Who sends wrong tokens to the listener; None where nobody counts.
+    #[must_use]
+    pub fn failures(&self) -> Option<&ClientFailures> {
+        self.place.failures()
     }
 
     /// The body of a running request is going to be read.
@@ -205,19 +234,29 @@ impl Drop for Coming {
 impl Busy {
     /// The client is about to be told 101: what it sends after that is no HTTP.
     pub fn becomes_tunnel(&self) {
-        self.0.phase.enter(TUNNEL);
+        self.connection.phase.enter(TUNNEL);
+    }
+
+    /// Whether the listener has as many requests as it may without this one.
+    #[must_use]
+    pub const fn is_overload(&self) -> bool {
+        !self.counted
     }
 
     /// The connection that the request came on.
     #[must_use]
     pub fn connection(&self) -> &Connection {
-        &self.0
+        &self.connection
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.requests.set(self.0.requests.get() - 1);
-        self.0.ended();
+        let connection = &self.connection;
+        if self.counted {
+            connection.place.requests.dec();
+        }
+        connection.requests.set(connection.requests.get() - 1);
+        connection.ended();
     }
 }

@@ -1,7 +1,9 @@
 //! Bytes in: accepts connections and serves HTTP on them. Knows no JWT.
 
 mod accept;
+mod addresses;
 mod connection;
+mod failures;
 mod framing;
 mod io;
 mod options;
@@ -10,5 +12,6 @@ mod serve;
 
 pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind};
 pub use connection::{Busy, Coming, Connection};
+pub use failures::ClientFailures;
 pub use options::{Address, Options};
 pub use serve::{ConnectionFault, Front};

@@ -1,10 +1,13 @@
 //! What an operator sets of a listener.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::base::failures::Budget;
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +29,12 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     /// Most open connections; further ones wait in the kernel's queue. Default 16,384.
     pub max_connections: usize,
+    /// Most open connections of one address, trusted proxies excepted; further ones are closed. None, the default: no bound.
+    pub max_connections_per_address: Option<NonZeroUsize>,
+    /// Most requests at once, WebSockets included; further ones get 503. Default: `max_connections`.
+    pub max_requests: usize,
+    /// How often one address may send a wrong token before its unknown tokens get 429. None, the default: for ever.
+    pub failure_limit: Option<Budget>,
     /// From the first byte of a request to the end of its head. Default 10 s.
     pub header_timeout: Duration,
     /// A connection without a request, also before its first byte; and one whose client takes nothing of its answer. Default 75 s.

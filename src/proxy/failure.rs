@@ -10,6 +10,8 @@ use crate::upstream::SendError;
 /// Why a request ended here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
+    /// The listener has as many requests as it may (503).
+    Overloaded,
     /// Two readings: lengths, `Connection` lines, or other parts of the head (400, and the connection is closed).
     HeadAmbiguous,
     /// No host, two hosts, or one that is none (400).
@@ -45,6 +47,7 @@ impl Failure {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::Overloaded => "overloaded",
             Self::HeadAmbiguous => "bad_request",
             Self::HostInvalid => "host_invalid",
             Self::PathAmbiguous => "path_ambiguous",
@@ -66,6 +69,10 @@ impl Failure {
     #[must_use]
     pub fn problem(&self) -> Problem {
         let (status, detail) = match self {
+            Self::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Too many requests are under way; try again.",
+            ),
             Self::HeadAmbiguous => (
                 StatusCode::BAD_REQUEST,
                 "The request's head has more than one reading.",
@@ -121,9 +128,22 @@ impl Failure {
             let list: Vec<&str> = methods.iter().map(Method::as_str).collect();
             problem.allow = HeaderValue::try_from(list.join(", ")).ok();
         }
-        if matches!(self, Self::UpstreamUnreachable | Self::RevokeFailed) {
-            problem.retry_after = Some(UPSTREAM_RETRY_AFTER);
-        }
+        problem.retry_after = match self {
+            Self::Overloaded => Some(OVERLOAD_RETRY_AFTER),
+            Self::UpstreamUnreachable | Self::RevokeFailed => Some(UPSTREAM_RETRY_AFTER),
+            Self::HeadAmbiguous
+            | Self::HostInvalid
+            | Self::PathAmbiguous
+            | Self::MethodAmbiguous
+            | Self::NoRoute
+            | Self::MethodNotAllowed(_)
+            | Self::BodyTooLarge
+            | Self::RequestTimeout
+            | Self::BodyBroken
+            | Self::UpstreamFailed
+            | Self::UpstreamTimeout
+            | Self::RevokeInvalid => None,
+        };
         problem
     }
 
@@ -154,6 +174,9 @@ impl Failure {
         )
     }
 }
+
+/// Most requests take far less than a second, so places are free again soon. `Retry-After` has whole seconds.
+const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A service that restarts is back in seconds.
 const UPSTREAM_RETRY_AFTER: Duration = Duration::from_secs(5);

@@ -26,6 +26,7 @@ use super::revoke::{self, REVOKE_TIMEOUT};
 use super::streams::{Admission, Ended};
 use super::upgrade;
 use crate::authorize::{Bearer, Decision, Denied, Pass, Presented, decide};
+use crate::base::failures::Noted;
 use crate::denylist::{WishRefused, Wisher};
 use crate::http::cors::{Cors, is_preflight};
 use crate::http::headers::drop_hop_by_hop;
@@ -108,7 +109,7 @@ impl Exchange<'_> {
         self.waits = parts.headers.contains_key(EXPECT);
         // Kept for the answer's CORS headers, which depend on what the request said.
         let origin = parts.headers.get(http::header::ORIGIN).cloned();
-        let outcome = match self.read_head(&parts) {
+        let outcome = match self.admit().and_then(|()| self.read_head(&parts)) {
             Ok(head) => self.authorized(&mut parts, &head).await,
             Err(failure) => Err(Refusal::Failure(failure)),
         };
@@ -121,6 +122,14 @@ impl Exchange<'_> {
             Ok(Outcome::Own(response)) => self.own(response),
             Err(refusal) => self.refuse(&refusal, is_grpc, cors, origin),
         }
+    }
+
+    /// Before any work is done.
+    fn admit(&self) -> Result<(), Failure> {
+        if self.record.busy.is_overload() {
+            return Err(Failure::Overloaded);
+        }
+        Ok(())
     }
 
     /// Steps 2 to 5: the head has one reading, and a route.
@@ -227,9 +236,15 @@ impl Exchange<'_> {
     /// Steps 6 to 12. An unknown key is waited for once.
     async fn decide(&mut self, route: &Arc<Route>, parts: &Parts) -> Result<Pass, Denied> {
         let shared = &self.worker.shared;
+        let client = self.connection.failures().and_then(|known| {
+            let client = known.client(&self.connection.peer, &parts.headers)?;
+            Some((&known.failures, client))
+        });
         let presented = Presented {
             headers: &parts.headers,
             query: parts.uri.query(),
+            barred: client
+                .and_then(|(failures, client)| failures.barred(client, shared.clock.now())),
         };
         let mut decided = decide(&route.access, presented, &shared.tables, shared.clock.now());
         if let Decision::KeyUnknown(issuer) = &decided.decision {
@@ -256,6 +271,12 @@ impl Exchange<'_> {
             // The newest set does not have it either.
             Decision::KeyUnknown(_) => Err(Denied::Token(Reject::KeyUnknown)),
         };
+        if let (Some((failures, client)), Err(Denied::Token(reject))) = (client, &result)
+            && reject.is_never_right()
+            && failures.note(client, shared.clock.now()) == Noted::NoRoom
+        {
+            shared.metrics.failures_not_noted.inc();
+        }
         self.record
             .name_issuer(decided.issuer.map(|issuer| &issuer.name));
         let code = result
@@ -776,6 +797,9 @@ mod tests {
             http2: false,
             trusted_proxies: vec![],
             max_connections: 8,
+            max_connections_per_address: None,
+            max_requests: 8,
+            failure_limit: None,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             max_header_size: 32 * 1024,
@@ -791,6 +815,7 @@ mod tests {
         };
         let listening = ListenerMetrics {
             connections: metrics.connections.with_label_values(&["l"]),
+            requests: metrics.requests.with_label_values(&["l"]),
             faults: metrics.connection_errors.clone(),
         };
         let tables = Tables {

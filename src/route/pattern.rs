@@ -55,6 +55,16 @@ impl HostPattern {
             Self::Exact(host.as_str().into())
         })
     }
+
+    /// Whether it matches this host.
+    #[must_use]
+    pub fn covers(&self, host: &Host<'_>) -> bool {
+        let name = host.as_str();
+        match self {
+            Self::Exact(known) => **known == *name,
+            Self::Below(suffix) => name.len() > suffix.len() && name.ends_with(&**suffix),
+        }
+    }
 }
 
 impl std::fmt::Display for HostPattern {
@@ -120,6 +130,20 @@ mod tests {
             PathPattern::exact("/api/"),
             Ok(PathPattern::Exact("/api/".into()))
         );
+    }
+
+    #[test]
+    fn a_host_covers_itself_and_a_star_what_is_below() {
+        let covers = |pattern: &str, host: &str| {
+            HostPattern::parse(pattern)
+                .unwrap()
+                .covers(&Host::parse(host).unwrap())
+        };
+        assert!(covers("shop.example.com", "Shop.Example.com:80"));
+        assert!(!covers("shop.example.com", "a.shop.example.com"));
+        assert!(covers("*.example.com", "a.b.example.com"));
+        assert!(!covers("*.example.com", "example.com"));
+        assert!(!covers("*.example.com", "badexample.com"));
     }
 
     #[test]

@@ -49,6 +49,14 @@ pub struct Metrics {
     pub cache_bytes: IntGauge,
     /// Open client connections, by listener.
     pub connections: IntGaugeVec,
+    /// Requests under way, by listener.
+    pub requests: IntGaugeVec,
+    /// Wrong tokens that the failure limit had no room for.
+    pub failures_not_noted: IntCounter,
+    /// Panics of the whole process.
+    pub panics: IntCounter,
+    /// Requests to the admin API that were turned away, by code.
+    pub admin_refusals: IntCounterVec,
     /// Client connections that ended with an error, by reason.
     pub connection_errors: IntCounterVec,
     /// Usable keys, by issuer.
@@ -159,6 +167,29 @@ impl Metrics {
                 "jotgate_connections",
                 "Open client connections.",
                 &["listener"],
+            ),
+            requests: gauges(
+                &registry,
+                "jotgate_requests",
+                "Requests under way.",
+                &["listener"],
+            ),
+            failures_not_noted: add(
+                &registry,
+                IntCounter::new(
+                    "jotgate_failures_not_noted_total",
+                    "Wrong tokens that the failure limit had no room for.",
+                ),
+            ),
+            panics: add(
+                &registry,
+                IntCounter::new("jotgate_panics_total", "Panics, each a defect of jotgate."),
+            ),
+            admin_refusals: counters(
+                &registry,
+                "jotgate_admin_refusals_total",
+                "Requests to the admin API that were turned away.",
+                &["code"],
             ),
             connection_errors: counters(
                 &registry,

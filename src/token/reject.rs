@@ -75,6 +75,30 @@ impl Reject {
         Self::SignatureInvalid,
     ];
 
+    /// Whether no issuer of the route could ever have signed it: only who makes tokens up, or confuses two worlds, sends such
+    /// a one. Expired tokens, tokens of another audience or of a key that was replaced are what honest clients are left with.
+    #[must_use]
+    pub const fn is_never_right(self) -> bool {
+        match self {
+            Self::Malformed
+            | Self::TooLarge
+            | Self::CritUnsupported
+            | Self::ClaimMalformed
+            | Self::IssuerUnknown
+            | Self::AlgorithmNotAllowed
+            | Self::KeyMismatch
+            | Self::SignatureInvalid => true,
+            Self::TypeNotAllowed
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::IssuedInFuture
+            | Self::LifetimeTooLong
+            | Self::AudienceMismatch
+            | Self::ClaimMissing
+            | Self::KeyUnknown => false,
+        }
+    }
+
     /// One stable word for log and metrics.
     #[must_use]
     pub const fn code(self) -> &'static str {

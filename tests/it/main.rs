@@ -11,6 +11,7 @@ mod grpc;
 mod identity_headers;
 mod key_sets;
 mod lifecycle;
+mod limits;
 mod properties;
 mod proxying;
 mod revocation;

@@ -11,6 +11,7 @@ use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::{Admin, AdminIssuer, AdminToken, Role};
 use crate::listener::{Address, Options};
+use crate::route::HostPattern;
 
 /// Shortest token of the admin API, in bytes: 128 bits, if each byte is as random as a byte of hex or base64 is.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -66,8 +67,16 @@ pub(super) fn admin(
             });
         }
     }
+    let hosts_at = at.key("hosts");
+    let hosts = raw
+        .hosts
+        .iter()
+        .flat_map(raw::List::iter)
+        .filter_map(|(n, text)| check.parsed(&hosts_at.index(n), text, HostPattern::parse))
+        .collect();
     Some(Admin {
         address: address?,
+        hosts,
         tokens,
         issuer: issuer(raw, &at, issuers, check),
     })
@@ -242,6 +251,25 @@ mod tests {
         let missing =
             admin("127.0.0.1:0", &[OPS]).replace("[admin]\naddress = \"127.0.0.1:0\"", "[admin]");
         check(&missing, "admin.address", "is missing");
+    }
+
+    #[test]
+    fn it_is_called_by_names_that_are_hosts() {
+        let named =
+            |hosts: &str| token(OPS).replace("[admin]", &format!("[admin]\nhosts = {hosts}"));
+        let admin = good(&named("[\"admin.example.com\", \"*.ops.example.com\"]")).admin;
+        let hosts: Vec<String> = admin
+            .expect("admin")
+            .hosts
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(hosts, ["admin.example.com", "*.ops.example.com"]);
+        check(
+            &named("[\"a.example.com\", \"https://b.example.com\"]"),
+            "admin.hosts[1]",
+            "is no host",
+        );
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! `[[listeners]]`
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::check::{Check, Unique};
+use crate::base::failures::Budget;
 use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::listener::{Address, Options};
@@ -27,6 +29,16 @@ const MIN_RATE: u64 = 240;
 
 /// Highest least rate: beyond it, honest clients are cut off whose line is shared or far away.
 const MIN_RATE_MAX: u64 = 1024 * 1024;
+/// Most connections and requests at once: each connection takes a file descriptor, of which Linux gives a process about a
+/// billion at most and some ten million in practice.
+const AT_ONCE_MAX: u32 = 10_000_000;
+
+/// Most wrong tokens of one budget: beyond, there is hardly a limit.
+const FAILURES_MAX: u32 = 10_000;
+
+/// How long a budget lasts: the clock has whole seconds, and an address that is barred for a day is a matter for a firewall.
+const FAILURES_PER: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_hours(1);
 
 /// Longest path of a Unix socket, in bytes: `sun_path` of unix(7) has 108 with the final NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -98,7 +110,19 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
     let answer_min_rate = rate("answer_min_rate", raw.answer_min_rate);
     let mut number =
         |key, value, default, most| check.number(&at.key(key), value, default, 1..=most);
-    let max_connections = number("max_connections", raw.max_connections, 16_384, 10_000_000);
+    let max_connections = number("max_connections", raw.max_connections, 16_384, AT_ONCE_MAX);
+    // Off by default: behind a load balancer without PROXY protocol all clients have one address.
+    let per_address = raw.max_connections_per_address.map(|max| {
+        let key = "max_connections_per_address";
+        number(key, Some(max), 1, AT_ONCE_MAX)
+    });
+    // HTTP/1 has one request on each connection, so the default bounds the streams of HTTP/2 alone.
+    let max_requests = number(
+        "max_requests",
+        raw.max_requests,
+        max_connections,
+        AT_ONCE_MAX,
+    );
     let max_headers = number("max_headers", raw.max_headers, 100, 10_000);
     let max_streams = number("max_streams", raw.max_streams, 128, 65_536);
     let max_header_size = check.size(
@@ -107,11 +131,24 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
         32 * 1024,
         HEADER_SIZE_MIN..=HEADER_SIZE_MAX,
     );
+    let failure_limit = raw
+        .failure_limit
+        .as_ref()
+        .and_then(|raw| budget(raw, &at.key("failure_limit"), check));
+    if matches!(address, Some(Address::Unix(_))) && per_address.is_some() {
+        check.fault(
+            &at.key("max_connections_per_address"),
+            "means nothing where clients have no address; leave it out for a Unix socket",
+        );
+    }
     Some(Options {
         address: address?,
         http2: raw.http2.unwrap_or(true),
         trusted_proxies,
         max_connections: count(max_connections),
+        max_connections_per_address: per_address.and_then(|max| NonZeroUsize::new(count(max))),
+        max_requests: count(max_requests),
+        failure_limit,
         header_timeout,
         idle_timeout,
         max_header_size: usize::try_from(max_header_size).unwrap_or(usize::MAX),
@@ -121,6 +158,17 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
         body_min_rate,
         answer_min_rate,
         max_streams,
+    })
+}
+
+/// How many wrong tokens in which time. Neither has a default: what is many depends on who is behind one address.
+fn budget(raw: &raw::FailureLimit, at: &KeyPath, check: &mut Check<'_>) -> Option<Budget> {
+    let failures = check.required(at, "failures", raw.failures.as_ref(), "failures = 20");
+    let per = check.required(at, "per", raw.per.as_ref(), "per = \"1m\"");
+    let (failures, per) = (failures.copied()?, per.copied()?);
+    Some(Budget {
+        failures: check.number(&at.key("failures"), Some(failures), 1, 1..=FAILURES_MAX),
+        per: check.duration(&at.key("per"), Some(per), Duration::ZERO, FAILURES_PER),
     })
 }
 
@@ -268,6 +316,27 @@ mod tests {
     fn limits_have_bounds() {
         for (line, key) in [
             ("max_connections = 0", "max_connections"),
+            (
+                "max_connections_per_address = 0",
+                "max_connections_per_address",
+            ),
+            ("max_requests = 0", "max_requests"),
+            (
+                "failure_limit = { failures = 0, per = \"1m\" }",
+                "failure_limit.failures",
+            ),
+            (
+                "failure_limit = { failures = 10001, per = \"1m\" }",
+                "failure_limit.failures",
+            ),
+            (
+                "failure_limit = { failures = 1, per = \"9s\" }",
+                "failure_limit.per",
+            ),
+            (
+                "failure_limit = { failures = 1, per = \"2h\" }",
+                "failure_limit.per",
+            ),
             ("header_timeout = \"0s\"", "header_timeout"),
             ("header_timeout = \"25h\"", "header_timeout"),
             ("idle_timeout = \"0s\"", "idle_timeout"),
@@ -297,5 +366,42 @@ mod tests {
         );
         assert_eq!(listener.header_timeout, Duration::from_millis(1));
         assert_eq!((listener.body_min_rate, listener.answer_min_rate), (0, 240));
+    }
+
+    #[test]
+    fn limits_of_strangers_are_off_unless_written_and_whole_if_they_are() {
+        let listener_of = |line: &str| good(&listener(line)).listeners.remove(0);
+        let plain = listener_of("max_connections = 7");
+        assert_eq!(plain.max_connections_per_address, None);
+        assert_eq!(plain.max_requests, 7, "as many as connections");
+        assert_eq!(plain.failure_limit, None);
+        let limited = listener_of(
+            "max_connections_per_address = 3\nmax_requests = 5\nfailure_limit = { failures = 20, per = \"1m\" }",
+        );
+        assert_eq!(limited.max_connections_per_address, NonZeroUsize::new(3));
+        assert_eq!(limited.max_requests, 5);
+        assert_eq!(
+            limited.failure_limit,
+            Some(Budget {
+                failures: 20,
+                per: Duration::from_mins(1)
+            })
+        );
+        for (line, key) in [
+            ("failure_limit = { failures = 20 }", "per"),
+            ("failure_limit = { per = \"1m\" }", "failures"),
+        ] {
+            check(
+                &listener(line),
+                &format!("listeners[0].failure_limit.{key}"),
+                "is missing",
+            );
+        }
+        let socket = listener("max_connections_per_address = 3").replace("127.0.0.1:0", "unix:/a");
+        check(
+            &socket,
+            "listeners[0].max_connections_per_address",
+            "means nothing",
+        );
     }
 }

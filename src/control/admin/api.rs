@@ -1,5 +1,6 @@
 //! The endpoints: path and method, then who calls, then what they ask.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -92,13 +93,19 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-/// Answers one request.
-pub(super) async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Answer, Problem> {
+/// Answers one request from `client`.
+pub(super) async fn answer(
+    admin: &Admin,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Result<Answer, Problem> {
     let (head, body) = request.into_parts();
+    admin.hosts.check(&head.uri, &head.headers)?;
     let path = head.uri.path();
     // Strangers do not learn which paths there are.
     let caller = if path.starts_with("/v1/") {
-        Some(admin.callers.identify(&head.headers).await?)
+        let now = admin.clock.now();
+        Some(admin.callers.identify(&head.headers, client, now).await?)
     } else {
         None
     };

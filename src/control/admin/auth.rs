@@ -1,15 +1,17 @@
 //! Who calls the admin API, and what they may do: who has a secret of the configuration, and, if there is an issuer for it,
 //! who has one of its tokens. Such a token is decided as on any request, denylist included.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use super::guesses::Guesses;
 use super::problem::Problem;
 use crate::authorize::{Access, Decision, Denied, Issuer, Pass, Presented, Tables, decide};
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, UnixSeconds};
 use crate::base::secret::{ExposeSecret, Secret, equal};
 use crate::config::settings::{AdminIssuer, AdminToken, Role};
 use crate::jwks::RefreshOutcome;
@@ -30,6 +32,7 @@ pub(super) struct Caller {
 /// All who may call.
 pub(super) struct Callers {
     known: Vec<(Secret, Caller)>,
+    guesses: Guesses,
     door: Option<Door>,
 }
 
@@ -75,6 +78,7 @@ impl Door {
         let presented = Presented {
             headers,
             query: None,
+            barred: None,
         };
         let decide = || decide(&self.access, presented, &self.tables, self.clock.now()).decision;
         let mut decision = decide();
@@ -126,12 +130,19 @@ impl Callers {
         });
         Self {
             known: known.collect(),
+            guesses: Guesses::new(),
             door,
         }
     }
 
-    /// The caller whose secret or token the request carries, in `Authorization: Bearer` (RFC 6750 section 2.1).
-    pub(super) async fn identify(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    /// The caller whose secret or token the request from `client` carries, in `Authorization: Bearer` (RFC 6750 section
+    /// 2.1). From an address that has sent too many wrong secrets only tokens are looked at: they cannot be guessed.
+    pub(super) async fn identify(
+        &self,
+        headers: &HeaderMap,
+        client: IpAddr,
+        now: UnixSeconds,
+    ) -> Result<Caller, Problem> {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let Some(value) = values.next() else {
             return Err(Problem::unauthenticated("Bearer realm=\"jotgate admin\""));
@@ -140,18 +151,38 @@ impl Callers {
             return Err(unknown());
         }
         let sent = bearer(value.as_bytes()).ok_or_else(unknown)?;
-        // Every secret is compared, so that the time tells neither which one fits nor how far.
+        let barred = self.guesses.barred(client, now);
+        if barred.is_none()
+            && let Some(caller) = self.owner(sent)
+        {
+            return Ok(caller.clone());
+        }
+        let refused = match &self.door {
+            Some(door) => match door.identify(headers).await {
+                Ok(caller) => return Ok(caller),
+                Err(refused) => refused,
+            },
+            None => unknown(),
+        };
+        match barred {
+            Some(wait) if refused.is_unauthenticated() => Err(Problem::too_many_guesses(wait)),
+            Some(_) => Err(refused),
+            None => {
+                self.guesses.note(client, sent, now);
+                Err(refused)
+            }
+        }
+    }
+
+    /// Whose secret it is. Every one is compared, so that the time tells neither which one fits nor how far.
+    fn owner(&self, sent: &[u8]) -> Option<&Caller> {
         let mut found = None;
         for (secret, caller) in &self.known {
             if equal(sent, secret.expose_secret()) {
                 found = Some(caller);
             }
         }
-        match (found, &self.door) {
-            (Some(caller), _) => Ok(caller.clone()),
-            (None, Some(door)) => door.identify(headers).await,
-            (None, None) => Err(unknown()),
-        }
+        found
     }
 }
 
@@ -196,6 +227,9 @@ mod tests {
     use super::*;
     use crate::base::secret::secret;
 
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
+
     fn callers() -> Callers {
         let token = |name: &str, bytes: &[u8], roles| AdminToken {
             name: name.into(),
@@ -221,7 +255,7 @@ mod tests {
             headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
         let callers = callers();
-        let found = callers.identify(&headers).await.ok();
+        let found = callers.identify(&headers, CLIENT, NOW).await.ok();
         let found = found.as_ref().map(|caller| &*caller.name);
         assert_eq!(found, expected, "{values:?}");
     }

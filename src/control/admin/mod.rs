@@ -4,6 +4,8 @@
 mod answer;
 mod api;
 mod auth;
+mod guesses;
+mod host;
 #[cfg(test)]
 mod openapi_tests;
 mod problem;
@@ -16,9 +18,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use prometheus::IntCounterVec;
 use serde_json::{Map, Value};
 
 use self::auth::Callers;
+use self::host::Hosts;
 use super::denylist::Revocations;
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::config::settings;
@@ -69,7 +73,10 @@ impl fmt::Debug for Views {
 
 /// Answers the requests of the admin API.
 pub struct Admin {
+    hosts: Hosts,
     callers: Callers,
+    /// Requests that were turned away, by code.
+    refusals: IntCounterVec,
     revocations: Revocations,
     views: Views,
     clock: Clock,
@@ -77,7 +84,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// The API for these callers, and for those that come through the door. Counts the uptime from here.
+    /// The API for these callers, and for those that come through the door. Counts the uptime from here, and who is turned
+    /// away in `refusals`, by code.
     #[must_use]
     pub fn new(
         settings: settings::Admin,
@@ -85,8 +93,11 @@ impl Admin {
         views: Views,
         clock: Clock,
         door: Option<Door>,
+        refusals: IntCounterVec,
     ) -> Self {
         Self {
+            hosts: Hosts::new(settings.hosts),
+            refusals,
             callers: Callers::new(settings.tokens, door),
             revocations,
             views,

@@ -1,8 +1,10 @@
 //! What went wrong, as `application/problem+json` (RFC 9457) with a stable `code`.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
-use http::header::{ALLOW, WWW_AUTHENTICATE};
+use http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
@@ -22,6 +24,8 @@ pub(super) struct Problem {
     /// Faults beyond those told.
     untold: usize,
     header: Option<(HeaderName, &'static str)>,
+    /// `Retry-After`
+    retry_after_s: Option<NonZeroU32>,
 }
 
 impl Problem {
@@ -37,6 +41,7 @@ impl Problem {
             faults: [].into(),
             untold: 0,
             header: None,
+            retry_after_s: None,
         }
     }
 
@@ -49,6 +54,44 @@ impl Problem {
              Authorization: Bearer …",
         );
         problem.with(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// Too many wrong secrets came from the caller's address. What it sends now is not compared.
+    pub(super) fn too_many_guesses(wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
+        Self {
+            retry_after_s: NonZeroU32::new(seconds),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_guesses",
+                "too many different wrong secrets came from this address; try again later, or from another one",
+            )
+        }
+    }
+
+    /// The request is for a name that may be a stranger's.
+    pub(super) fn host_unknown() -> Self {
+        Self::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "host_unknown",
+            "the admin API is not called by this name; write it into admin.hosts, or use the address",
+        )
+    }
+
+    /// Whether nobody has let the caller in.
+    pub(super) fn is_unauthenticated(&self) -> bool {
+        self.status == StatusCode::UNAUTHORIZED
+    }
+
+    /// The code of a request that was turned away at the door; None of one that was understood and went wrong.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        let refusals = [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::FORBIDDEN,
+            StatusCode::MISDIRECTED_REQUEST,
+            StatusCode::TOO_MANY_REQUESTS,
+        ];
+        refusals.contains(&self.status).then_some(self.code)
     }
 
     /// The caller's token cannot be checked, which is not the caller's fault.
@@ -110,6 +153,10 @@ impl Problem {
             answer
                 .headers_mut()
                 .insert(name, HeaderValue::from_static(value));
+        }
+        if let Some(seconds) = self.retry_after_s {
+            let value = HeaderValue::from(seconds.get());
+            answer.headers_mut().insert(RETRY_AFTER, value);
         }
         answer
     }

@@ -1,6 +1,7 @@
 //! The listener of the admin API: HTTP/1.1, with a bound on everything that a caller can hold on to.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,12 +57,12 @@ pub(super) async fn serve_at_most(
 ) {
     let places = Arc::new(Semaphore::new(connections_max));
     let connections = TaskTracker::new();
-    while let Some((stream, place)) = shutdown
+    while let Some((stream, client, place)) = shutdown
         .run_until_cancelled(accept(&listener, &places))
         .await
     {
         connections.spawn(connection(
-            stream,
+            (stream, client),
             Arc::clone(&admin),
             shutdown.clone(),
             place,
@@ -75,14 +76,14 @@ pub(super) async fn serve_at_most(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
+) -> (TcpStream, IpAddr, OwnedSemaphorePermit) {
     let place = Arc::clone(places)
         .acquire_owned()
         .await
         .expect("the semaphore is never closed");
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
+            Ok((stream, client)) => return (stream, client.ip(), place),
             Err(error) => {
                 tracing::warn!(%error, "the admin listener cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -92,7 +93,7 @@ async fn accept(
 }
 
 async fn connection(
-    stream: TcpStream,
+    (stream, client): (TcpStream, IpAddr),
     admin: Arc<Admin>,
     shutdown: CancellationToken,
     _place: OwnedSemaphorePermit,
@@ -101,7 +102,7 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(answer(&admin, request).await) }
+        async move { Ok::<_, Infallible>(answer(&admin, client, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -126,10 +127,15 @@ async fn connection(
     }
 }
 
-async fn answer(admin: &Admin, request: Request<Incoming>) -> Answer {
-    match tokio::time::timeout(REQUEST_DEADLINE, api::answer(admin, request)).await {
+async fn answer(admin: &Admin, client: IpAddr, request: Request<Incoming>) -> Answer {
+    match tokio::time::timeout(REQUEST_DEADLINE, api::answer(admin, client, request)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(problem)) => problem.into_answer(),
+        Ok(Err(problem)) => {
+            if let Some(code) = problem.refusal() {
+                admin.refusals.with_label_values(&[code]).inc();
+            }
+            problem.into_answer()
+        }
         Err(_) => Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "deadline",

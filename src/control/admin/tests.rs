@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use prometheus::IntCounterVec;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +29,7 @@ use crate::control::denylist::{
     IdentifiedToken, IdentifyFault, IssuerLife, Parts, Revocations, Tokens, Writer, revocations,
 };
 use crate::denylist::{self, Fingerprinter, TokenKeys};
+use crate::telemetry::metrics::Metrics;
 use crate::token::Claims;
 
 const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
@@ -65,6 +69,7 @@ struct Server {
     ready: Arc<std::sync::atomic::AtomicBool>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
+    refusals: IntCounterVec,
 }
 
 /// A server whose writer works.
@@ -104,6 +109,7 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
     };
     let settings = settings::Admin {
         address: ([127, 0, 0, 1], 0).into(),
+        hosts: vec![],
         tokens: vec![
             token("read", &[Role::Read]),
             token("revoke", &[Role::Revoke]),
@@ -113,7 +119,10 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
         ],
         issuer: None,
     };
-    let admin = Arc::new(Admin::new(settings, revocations, views, clock, None));
+    let refusals = Metrics::new().admin_refusals;
+    let counted = refusals.clone();
+    let admin = Admin::new(settings, revocations, views, clock, None, refusals);
+    let admin = Arc::new(admin);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
@@ -129,6 +138,7 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
         ready,
         shutdown,
         serving,
+        refusals: counted,
     };
     (server, writer)
 }
@@ -189,7 +199,17 @@ impl Reply {
 
 impl Client {
     async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::on(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    /// From another address of this machine.
+    async fn connect_from(from: [u8; 4], address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        Self::on(socket.connect(address).await.unwrap()).await
+    }
+
+    async fn on(stream: TcpStream) -> Self {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self(sender)
@@ -309,6 +329,68 @@ async fn everything_under_v1_needs_a_known_secret() {
             reply.header(WWW_AUTHENTICATE),
             "Bearer realm=\"jotgate admin\", error=\"invalid_token\""
         );
+    }
+}
+
+fn status_with(secret: &str) -> Request<Full<Bytes>> {
+    Request::get("/v1/status")
+        .header("host", "admin")
+        .header(AUTHORIZATION, format!("Bearer {secret}"))
+        .body(Full::default())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn guesses_of_secrets_are_limited_for_each_address() {
+    const RIGHT: &str = "read-0123456789abcdef";
+    let server = start().await;
+    let mut client = Client::connect(server.address).await;
+    for number in 0..10 {
+        let reply = client.send(status_with(&format!("guess-{number}"))).await;
+        reply.is(401, "unauthenticated");
+    }
+    let barred = client.send(status_with(RIGHT)).await;
+    barred.is(429, "too_many_guesses");
+    assert_eq!(barred.header(RETRY_AFTER), "6");
+    assert_eq!(server.get("", "/live").await.status, 200);
+    let refused = |code| server.refusals.with_label_values(&[code]).get();
+    assert_eq!(refused("unauthenticated"), 10);
+    assert_eq!(refused("too_many_guesses"), 1);
+    // Somebody else's guesses lock nobody out.
+    let mut other = Client::connect_from([127, 0, 0, 2], server.address).await;
+    other.send(status_with(RIGHT)).await.ok();
+    server.hand.advance(Duration::from_secs(6));
+    client.send(status_with(RIGHT)).await.ok();
+}
+
+#[tokio::test]
+async fn an_old_secret_that_comes_again_and_again_locks_nobody_out() {
+    let server = start().await;
+    for _ in 0..20 {
+        let reply = server.get("old", "/v1/status").await;
+        reply.is(401, "unauthenticated");
+    }
+    server.get("read", "/v1/status").await.ok();
+}
+
+#[tokio::test]
+async fn a_name_that_a_web_page_may_have_is_refused_on_every_path() {
+    let server = start().await;
+    let mut client = Client::connect(server.address).await;
+    for path in ["/live", "/ready", "/metrics", "/v1/status", "/"] {
+        let request = Request::get(path)
+            .header("host", "rebound.evil.example:9901")
+            .header(AUTHORIZATION, "Bearer all-0123456789abcdef")
+            .body(Full::default())
+            .unwrap();
+        client.send(request).await.is(421, "host_unknown");
+    }
+    let refused = server.refusals.with_label_values(&["host_unknown"]);
+    assert_eq!(refused.get(), 5);
+    for host in ["127.0.0.1:9901", "localhost", "jotgate.monitoring.svc:9901"] {
+        let request = Request::get("/live").header("host", host);
+        let request = request.body(Full::default()).unwrap();
+        client.send(request).await.ok();
     }
 }
 

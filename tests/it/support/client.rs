@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
 use super::within;
@@ -103,6 +103,8 @@ impl Answer {
 #[must_use]
 pub(crate) struct Request {
     address: SocketAddr,
+    /// The client's own address, where a scenario says it.
+    from: Option<[u8; 4]>,
     version: Version,
     method: Method,
     target: String,
@@ -115,6 +117,7 @@ impl Request {
     pub(crate) fn new(address: SocketAddr, method: &str, target: &str) -> Self {
         Self {
             address,
+            from: None,
             version: Version::HTTP_11,
             method: Method::from_bytes(method.as_bytes()).expect("a method"),
             target: target.to_owned(),
@@ -132,6 +135,12 @@ impl Request {
 
     pub(crate) fn version(mut self, version: Version) -> Self {
         self.version = version;
+        self
+    }
+
+    /// From this address of the machine: all of 127.0.0.0/8 are.
+    pub(crate) fn from(mut self, address: [u8; 4]) -> Self {
+        self.from = Some(address);
         self
     }
 
@@ -173,6 +182,11 @@ impl Request {
         self
     }
 
+    fn connect(&self) -> impl Future<Output = Connection> + use<> {
+        let from = self.from.unwrap_or([0; 4]);
+        Connection::open_from(from, self.address, self.version)
+    }
+
     fn into_http(self) -> http::Request<Body> {
         let host = self.host.unwrap_or_else(|| self.address.to_string());
         let mut builder = http::Request::builder()
@@ -191,14 +205,14 @@ impl Request {
 
     /// Sends it on a connection of its own, and returns when the answer's head is there.
     pub(crate) async fn open(self) -> Result<Response<Incoming>, hyper::Error> {
-        let mut connection = Connection::open(self.address, self.version).await;
+        let mut connection = self.connect().await;
         within("the answer's head", connection.send_raw(self)).await
     }
 
     /// As `await`, but a broken connection is an error the scenario looks at.
     pub(crate) async fn try_send(self) -> Result<Answer, hyper::Error> {
         within("the answer", async move {
-            let mut connection = Connection::open(self.address, self.version).await;
+            let mut connection = self.connect().await;
             Answer::read(connection.send_raw(self).await?).await
         })
         .await
@@ -228,7 +242,14 @@ pub(crate) enum Connection {
 
 impl Connection {
     pub(crate) async fn open(address: SocketAddr, version: Version) -> Self {
-        let stream = TcpStream::connect(address).await.expect("a connection");
+        Self::open_from([0; 4], address, version).await
+    }
+
+    /// From this address of the machine; 0.0.0.0 is any.
+    pub(crate) async fn open_from(from: [u8; 4], address: SocketAddr, version: Version) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("an address");
+        let stream = socket.connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         let io = TokioIo::new(stream);
         if version == Version::HTTP_2 {
