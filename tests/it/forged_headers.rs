@@ -349,10 +349,7 @@ async fn trailers_name_neither_who_nor_what() {
         "Expect",
         "Client-Cert",
     ];
-    let lines: String = names
-        .iter()
-        .map(|name| format!("{name}: evil\r\n"))
-        .collect();
+    let lines = names.map(|name| format!("{name}: evil\r\n")).concat();
     let announced = names.join(", ");
     for (http2, content_type, kept) in [
         (true, "application/grpc", true),

@@ -52,6 +52,7 @@ impl Scene {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 async fn a_target_with_two_readings_is_refused() {
     let scene = scene(|setup| setup.catch_all("auth = \"public\"")).await;
     for target in [

@@ -690,7 +690,8 @@ async fn no_spelling_of_an_identifier_or_cursor_means_another_rule() {
     let rule = server.revoke("all", block).await.ok()["rules"][0].clone();
     let id = rule["id"].as_str().unwrap();
     let (kind, rest) = id.split_once('-').unwrap();
-    let encoded: String = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded: Vec<String> = id.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded = encoded.concat();
     for other in [
         String::new(),
         "/".to_owned(),
