@@ -189,7 +189,7 @@ async fn pooled(service: &RawService, gateway: &Gateway) -> Raw {
     let answer = tokio::spawn(gateway.get("/first").into_future());
     let (mut raw, _) = service.request().await;
     raw.send(OK).await;
-    assert_eq!(answer.await.unwrap().status(), 200);
+    assert_eq!(answer.await.expect("an answer").status(), 200);
     raw
 }
 
@@ -349,7 +349,7 @@ async fn an_answer_before_the_end_of_the_upload_arrives_though_the_service_close
     for version in BOTH {
         let (frames, body) = mpsc::channel(1);
         let sending = tokio::spawn(async move {
-            let chunk = Bytes::from_static(&[b'x'; 64 * 1024]);
+            let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
             while frames.send(Frame::data(chunk.clone())).await.is_ok() {}
         });
         let request = gateway.post("/").version(version).stream(body);

@@ -142,9 +142,11 @@ async fn open(upstream: &Upstream, request: Request) -> (mpsc::Sender<Frame<Byte
 }
 
 async fn pass(frames: &mpsc::Sender<Frame<Bytes>>, body: &mut Incoming) {
-    frames.send(Frame::data("tick".into())).await.unwrap();
-    let frame = within("a frame", body.frame()).await.unwrap().unwrap();
-    assert_eq!(frame.into_data().unwrap(), "tick");
+    let tick = Frame::data("tick".into());
+    frames.send(tick).await.expect("somebody listens");
+    let frame = within("a frame", body.frame()).await.expect("a frame");
+    let data = frame.expect("a good one").into_data();
+    assert_eq!(data.expect("with data"), "tick");
 }
 
 #[tokio::test]
@@ -278,7 +280,7 @@ async fn endless(
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let more = frames.clone();
     tokio::spawn(async move {
-        let chunk = Bytes::from_static(&[b'x'; 64 * 1024]);
+        let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
         while more.send(Frame::data(chunk.clone())).await.is_ok() {}
     });
     (frames, raw.into_stream())
@@ -323,9 +325,10 @@ async fn web_socket(upstream: &Upstream, gateway: &Gateway) -> WebSocketStream<T
         .header("sec-websocket-version", "13")
         .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
         .body(())
-        .unwrap();
+        .expect("a request");
     let handshake = tokio_tungstenite::client_async(request, raw.into_stream());
-    within("the handshake", handshake).await.unwrap().0
+    let opened = within("the handshake", handshake).await;
+    opened.expect("a tunnel").0
 }
 
 #[tokio::test]

@@ -46,7 +46,8 @@ impl RawService {
 /// A port that answers no connection: its queue is full, and the kernel drops what comes.
 pub(crate) struct BlackHole {
     listener: Socket,
-    _queue: Vec<TcpStream>,
+    /// What fills its queue.
+    waiting: Vec<TcpStream>,
 }
 
 impl BlackHole {
@@ -57,13 +58,13 @@ impl BlackHole {
         listener.listen(0).expect("a listener");
         let mut hole = Self {
             listener,
-            _queue: vec![],
+            waiting: vec![],
         };
         let wait = Duration::from_millis(300);
         while let Ok(connected) =
             tokio::time::timeout(wait, TcpStream::connect(hole.address())).await
         {
-            hole._queue.push(connected.expect("a place in the queue"));
+            hole.waiting.push(connected.expect("a place in the queue"));
         }
         hole
     }
@@ -74,6 +75,7 @@ impl BlackHole {
     }
 
     pub(crate) fn url(&self) -> String {
+        assert!(!self.waiting.is_empty(), "somebody waits");
         format!("http://{}", self.address())
     }
 }
