@@ -172,6 +172,8 @@ sections! {
     /// `[admin]`
     Admin {
         address: String,
+        insecure: bool,
+        probes_address: String,
         tokens: List<AdminToken>,
         issuer: String,
         scopes: AdminScopes,
