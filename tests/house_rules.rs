@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 10] = [
     &["plan"],
     &["proxy", "decision", "control"],
     &["app"],
-    &["cli"],
+    &["cli", "laws"],
     &["main"],
 ];
 

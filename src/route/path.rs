@@ -1,5 +1,8 @@
 //! The path of a request, normalised once. What is matched is what the service gets.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
+
 use std::borrow::Cow;
 
 use crate::base::limits::PATH_BYTES_MAX;
