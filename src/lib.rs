@@ -15,6 +15,8 @@ pub mod denylist;
 pub mod http;
 pub mod identity;
 pub mod jwks;
+#[cfg(any(test, fuzzing))]
+pub mod laws;
 pub mod listener;
 pub mod plan;
 pub mod policy;

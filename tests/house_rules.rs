@@ -15,7 +15,7 @@ const FLOORS: [&[&str]; 10] = [
     &["plan"],
     &["proxy", "decision", "control"],
     &["app"],
-    &["cli"],
+    &["cli", "laws"],
     &["main"],
 ];
 
@@ -198,6 +198,82 @@ fn every_dependency_has_a_reason_and_every_reason_a_dependency() {
         .collect();
     assert!(!explained.is_empty());
     assert_eq!(named, explained);
+}
+
+/// Whoever takes a secret out of its box must not print it, and compares it by `base::secret::equal`.
+#[test]
+fn secrets_are_exposed_in_these_files_alone_and_compared_in_constant_time() {
+    let known = [
+        "cli/admin_client.rs",
+        "cli/keys.rs",
+        "cli/signing.rs",
+        "config/secret.rs",
+        "config/validate/admin.rs",
+        "config/validate/issuers.rs",
+        "control/admin/auth.rs",
+        "jwks/key.rs",
+    ];
+    let mut exposing = vec![];
+    for path in sources() {
+        let text = read(&path);
+        let code = code(text.split("#[cfg(test)]\nmod tests").next().unwrap_or(""));
+        if !code.contains(".expose_secret()") {
+            continue;
+        }
+        for operator in ["==", "!="] {
+            let right = code.contains(&format!("expose_secret() {operator}"));
+            let left = code.lines().any(|line| {
+                line.split_once(operator)
+                    .is_some_and(|(_, right)| right.contains("expose_secret()"))
+            });
+            assert!(!right && !left, "{}: {operator}", path.display());
+        }
+        let below = path.strip_prefix(root().join("src")).expect("below src");
+        exposing.push(below.display().to_string());
+    }
+    assert_eq!(exposing, known);
+    let equal = read(&root().join("src/base/secret.rs"));
+    assert!(equal.contains("left.ct_eq(right)"));
+}
+
+#[test]
+fn unsafe_code_is_forbidden_and_dependencies_are_locked() {
+    let manifest: toml::Table = read(&root().join("Cargo.toml")).parse().expect("TOML");
+    let level = manifest["lints"]["rust"]["unsafe_code"].as_str();
+    assert_eq!(level, Some("forbid"), "`deny` could be allowed again");
+    let mut commands = 0;
+    for script in [
+        ".ci/run",
+        "scripts/test",
+        "scripts/audit",
+        "scripts/sbom",
+        "fuzz/run",
+        "Dockerfile",
+    ] {
+        for line in read(&root().join(script)).lines() {
+            let line = line.split('#').next().unwrap_or_default();
+            if line.contains("--version") {
+                continue;
+            }
+            let builds = [
+                "clippy",
+                "nextest run",
+                "test",
+                "doc",
+                "build",
+                "install",
+                "deny",
+            ];
+            if builds
+                .iter()
+                .any(|it| line.contains(&format!("cargo {it} ")))
+            {
+                commands += 1;
+                assert!(line.contains("--locked"), "{script}: {line}");
+            }
+        }
+    }
+    assert!(commands >= 8, "only {commands} commands were found");
 }
 
 /// The cells of each row of the tables in a Markdown text, without the rows of headings and dashes.

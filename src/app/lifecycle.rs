@@ -19,7 +19,7 @@ use crate::authorize::{Bearer, Issuer, Tables};
 use crate::base::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{self, Shutdown};
-use crate::control::admin::{Admin, Door, serve};
+use crate::control::admin::{Admin, Door, serve, serve_probes};
 use crate::control::denylist::{
     IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
 };
@@ -35,7 +35,7 @@ use crate::token::TokenCache;
 #[derive(Debug)]
 pub struct Gateway {
     addresses: Vec<Address>,
-    admin: Option<SocketAddr>,
+    admin: Option<AdminAddresses>,
     issuers: Arc<[Arc<Issuer>]>,
     draining: Arc<AtomicBool>,
     shutdown: Shutdown,
@@ -49,13 +49,20 @@ pub struct Gateway {
     _guards: [DropGuard; 3],
 }
 
+/// Where the admin API and probes are answered.
+#[derive(Clone, Copy, Debug)]
+struct AdminAddresses {
+    api: SocketAddr,
+    probes: Option<SocketAddr>,
+}
+
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener's address cannot be used.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The admin listener's address cannot be used.
+    /// The address of the admin API or of probes cannot be used.
     #[error("the admin API cannot listen on {address}: {source}")]
     ListenAdmin {
         /// As configured.
@@ -183,8 +190,14 @@ impl Gateway {
 
     /// Where the admin API listens.
     #[must_use]
-    pub const fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.map(|admin| admin.api)
+    }
+
+    /// Where probes alone are answered.
+    #[must_use]
+    pub fn probes_address(&self) -> Option<SocketAddr> {
+        self.admin.and_then(|admin| admin.probes)
     }
 
     /// Returns when every issuer's keys have been tried: when `/ready` says 200.
@@ -358,14 +371,22 @@ async fn start_admin(
     clock: Clock,
     tasks: &TaskTracker,
     control: &CancellationToken,
-) -> Result<SocketAddr, StartError> {
-    let fault = |source| StartError::ListenAdmin {
-        address: settings.address,
-        source,
-    };
-    let listener = TcpListener::bind(settings.address).await.map_err(fault)?;
-    let address = listener.local_addr().map_err(fault)?;
-    tracing::info!(%address, "the admin API answers");
+) -> Result<AdminAddresses, StartError> {
+    let (listener, api) = listen(settings.address).await?;
+    tracing::info!(address = %api, "the admin API answers");
+    if !api.ip().is_loopback() {
+        tracing::warn!(
+            address = %api,
+            "admin.insecure: the admin API can be reached from other machines and has no TLS; whoever is on the way reads its callers' secrets"
+        );
+    }
+    let mut probes = None;
+    if let Some(address) = settings.probes {
+        let (listener, address) = listen(address).await?;
+        tracing::info!(%address, "probes and metrics are answered");
+        tasks.spawn(serve_probes(listener, report.views(), control.clone()));
+        probes = Some(address);
+    }
     let door = settings.issuer.as_ref().and_then(|wanted| {
         // The configuration has shown that it is there.
         let issuer = report
@@ -384,5 +405,12 @@ async fn start_admin(
     let admin = Admin::new(settings, revocations, views, clock, door, refusals);
     let admin = Arc::new(admin);
     tasks.spawn(serve(listener, admin, control.clone()));
-    Ok(address)
+    Ok(AdminAddresses { api, probes })
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let fault = |source| StartError::ListenAdmin { address, source };
+    let listener = TcpListener::bind(address).await.map_err(fault)?;
+    let bound = listener.local_addr().map_err(fault)?;
+    Ok((listener, bound))
 }

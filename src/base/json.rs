@@ -2,6 +2,9 @@
 //! section 4), so a token that has them could mean two things, and a revocation would lose one of its names in silence.
 //! RFC 7515 section 4 and RFC 7519 section 4 let us refuse.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
+
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};

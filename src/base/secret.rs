@@ -17,3 +17,31 @@ pub fn equal(left: &[u8], right: &[u8]) -> bool {
     use subtle::ConstantTimeEq;
     left.ct_eq(right).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_equal_in_every_byte_or_not_at_all() {
+        assert!(equal(b"0123456789abcdef", b"0123456789abcdef"));
+        for other in [
+            "",
+            "0123456789abcde",
+            "0123456789abcdef0",
+            "1123456789abcdef",
+            "0123456789abcdeg",
+        ] {
+            assert!(!equal(b"0123456789abcdef", other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        let shown = format!("{:?}", secret(b"0123456789abcdef".to_vec()));
+        assert!(
+            !shown.contains("0123") && !shown.contains("48, 49"),
+            "{shown}"
+        );
+    }
+}

@@ -2,6 +2,8 @@
 //! environment over it, every fault at once with its line and its cure.
 
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
 mod load;
 mod place;
 mod raw;

@@ -185,7 +185,9 @@ sections! {
     /// `[admin]`
     Admin {
         address: String,
+        insecure: bool,
         hosts: List<String>,
+        probes_address: String,
         tokens: List<AdminToken>,
         issuer: String,
         scopes: AdminScopes,

@@ -137,10 +137,12 @@ pub struct Denylist {
 /// `[admin]`
 #[derive(Debug)]
 pub struct Admin {
-    /// Loopback, until TLS comes to this listener.
+    /// Loopback, unless the file says `insecure = true`: this listener has no TLS yet.
     pub address: SocketAddr,
     /// By which names it is called, beside addresses and names that nobody can register. Default: none.
     pub hosts: Vec<HostPattern>,
+    /// Where `/live`, `/ready` and `/metrics` are answered too, and nothing else. Any address.
+    pub probes: Option<SocketAddr>,
     /// Who may call with a secret. Empty only if there is an issuer.
     pub tokens: Vec<AdminToken>,
     /// Whose tokens may call, too.

@@ -212,6 +212,11 @@ mod tests {
         check(&json!(i64::MIN), Some(b"-9223372036854775808"));
         check(&json!(9_007_199_254_740_993_u64), Some(b"9007199254740993"));
         check(&json!(1.5), Some(b"1.5"));
+        // A JSON reader that rounds twice makes another number of it.
+        check(
+            &serde_json::from_str("8888888888888889.0").expect("JSON"),
+            Some(b"8888888888888889.0"),
+        );
     }
 
     #[test]

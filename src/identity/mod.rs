@@ -1,5 +1,7 @@
 //! Claims → headers, and forged headers out.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
 mod mapping;
 mod strip;
 

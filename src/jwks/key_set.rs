@@ -1,5 +1,8 @@
 //! A key set: parsed entry by entry, and searched by `kid` (RFC 7517 section 5).
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;

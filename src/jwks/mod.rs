@@ -14,5 +14,7 @@ pub use algorithm::{Algorithm, Family};
 pub use gate::{RefreshDesk, RefreshGate, RefreshOutcome, WAITERS_MAX, refresh_gate};
 pub use jwk::SkipReason;
 pub use key::{Key, KeyError};
+#[cfg(any(test, fuzzing))]
+pub(crate) use key_set::law as key_set_law;
 pub use key_set::{KeySet, KeySetError, Known, Skipped};
 pub use table::{Change, Current, KeyStatus, KeyTable, KeyTableWriter, KeysState};

@@ -1,10 +1,13 @@
 //! Where HTTP/1 requests begin and end, read strictly. hyper is lenient where RFC 9112 lets it be: it takes a bare LF for a
 //! line's end, merges equal lengths, and drops a length beside a transfer coding, so that nobody above can tell. A proxy
 //! before us, or a service behind us, may read such a request otherwise, and see another request in its body. So whatever
-//! has two readings is made unreadable before hyper sees it: the bytes become NULs and empty lines, which hyper refuses
+//! has two readings is made unreadable before hyper sees it: the bytes become NULs and line ends, which hyper refuses
 //! (400), and nothing after them counts.
 //!
 //! It looks at bytes in place and copies none but the beginning of a line that is not whole yet.
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
 
 use memchr::memchr;
 
@@ -49,8 +52,9 @@ enum State {
     Dead(usize),
 }
 
-/// No parser takes a NUL, and hyper looks at a head only once there is an empty line.
-const UNREADABLE: &[u8; 6] = b"\0\0\r\n\r\n";
+/// Fatal to hyper whatever it has seen of the line: a NUL in a head, in a chunk's size, after a CR and in a trailer; a bare LF in
+/// a chunk's extension, where it takes a NUL. Then an empty line, because it looks at a head only once there is one.
+const UNREADABLE: &[u8; 6] = b"\0\n\r\n\r\n";
 
 /// The line has two readings.
 #[derive(Debug)]
@@ -317,6 +321,8 @@ mod tests {
                 "{bad:?} cut by {cut}"
             );
         }
+        // hyper, which has got the beginning of the line already, makes no whole request of it.
+        law::holds(whole.as_bytes());
     }
 
     #[test]
@@ -358,6 +364,11 @@ mod tests {
             "0x1\r\n",
             "1 1\r\n",
             "1;a=\x01\r\n",
+            "0;a\n\r\n",
+            "0;a\rb\r\n",
+            "0;a\n",
+            "0 \n",
+            "0\n",
             "1;\u{e9}\r\n",
             "1 \r\n",
             "1000000000000000\r\n",

@@ -13,5 +13,7 @@ mod serve;
 pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind};
 pub use connection::{Busy, Coming, Connection};
 pub use failures::ClientFailures;
+#[cfg(any(test, fuzzing))]
+pub(crate) use framing::law as framing_law;
 pub use options::{Address, Options};
 pub use serve::{ConnectionFault, Front};

@@ -1,5 +1,8 @@
 //! The host that a request names.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
+
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 

@@ -1,5 +1,8 @@
 //! The path of a request, normalised once. What is matched is what the service gets.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
+
 use std::borrow::Cow;
 
 use crate::base::limits::PATH_BYTES_MAX;
@@ -19,7 +22,7 @@ pub enum PathError {
     /// Longer than the bound.
     #[error("the path is longer than {PATH_BYTES_MAX} bytes")]
     TooLong,
-    /// A backslash, a control character, a blank, a fragment or a byte beyond ASCII.
+    /// A backslash, a backtick, a control character, a blank, a fragment or a byte beyond ASCII.
     #[error("the path has a character that must be percent-encoded")]
     Character,
     /// A percent sign without two hexadecimal digits, or octets that are not UTF-8.
@@ -122,7 +125,7 @@ fn normalise(raw: &str) -> Result<String, PathError> {
                 normal.push(char::from(b"0123456789ABCDEF"[usize::from(octet & 15)]));
             }
             b'/' if normal.ends_with('/') => {}
-            b'\\' | b'#' | b'?' | b'<' | b'>' => return Err(PathError::Character),
+            b'\\' | b'#' | b'?' | b'<' | b'>' | b'`' => return Err(PathError::Character),
             _ if !byte.is_ascii_graphic() => return Err(PathError::Character),
             _ => {
                 octets.push(byte);
@@ -274,6 +277,7 @@ mod tests {
             "/a\0",
             "/caf\u{e9}",
             "/a?b",
+            "/a`b",
             "/a\u{7f}",
         ] {
             check(raw, Err(Character));

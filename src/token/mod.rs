@@ -12,6 +12,8 @@ mod verify;
 pub use cache::TokenCache;
 pub use claims::{ClaimFault, ClaimPath, ClaimPathError, Claims};
 pub use extract::{Found, Places, Spot, cookies_without, find, query_without};
+#[cfg(any(test, fuzzing))]
+pub(crate) use parse::law as parse_law;
 pub use parse::{Parsed, parse};
 pub use reject::Reject;
 pub use rules::{ClaimNames, Rules, Types};

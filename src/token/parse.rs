@@ -1,6 +1,9 @@
 //! A compact JWS, taken apart strictly (RFC 7515 section 7.1): three parts, canonical base64url without padding,
 //! JSON objects with one reading. Nothing here is believed yet.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;

@@ -193,6 +193,97 @@ async fn a_token_and_a_secret_are_in_no_log() {
 }
 
 #[tokio::test]
+async fn calls_to_the_admin_api_leave_no_secret_and_no_token_in_log_and_file() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("denylist.log");
+    let setup = Setup::new(&issuer, &upstream)
+        .section(format!("[denylist]\npath = {log:?}"))
+        .section("[telemetry]\nlog = { format = \"text\", level = \"info,jotgate=trace\" }");
+    let mut process = Process::gateway(&setup);
+    let admin = process.address(&["the admin API answers"]).await;
+    let secret = crate::support::gateway::ADMIN_TOKEN;
+    let guess = "a-guess-at-the-token-of-the-admin-api";
+    let token = fresh_token(&issuer);
+    let rule = json!({"token": token});
+    let call = |bearer: &str, path: &str| Request::new(admin, "POST", path).bearer(bearer);
+    let refused = call(guess, "/v1/revocations").json(&rule).await;
+    assert_eq!(refused.status(), 401);
+    for path in ["/v1/revocations", "/v1/check"] {
+        assert_eq!(call(secret, path).json(&rule).await.status(), 200, "{path}");
+    }
+    let torn = call(secret, "/v1/check").json(&json!({"token": format!("{token}\n")}));
+    assert_eq!(torn.await.status(), 400);
+    process.line(&["revo", "admin"]).await;
+    process.signal("TERM");
+    process.ended().await;
+    let said = process.said();
+    let kept = String::from_utf8_lossy(&std::fs::read(&log).unwrap()).into_owned();
+    assert!(kept.contains(issuer.url()), "the rule is in the file");
+    let [_, payload, signature] = crate::support::tokens::split(&token);
+    for word in [payload, signature, secret, guess] {
+        assert!(!said.contains(word), "{said}");
+        assert!(!kept.contains(word), "{kept}");
+    }
+}
+
+#[tokio::test]
+async fn an_admin_api_that_others_reach_is_refused_or_warned_of_once() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let open = Setup::new(&issuer, &upstream).env("JOTGATE__ADMIN__ADDRESS", "0.0.0.0:0");
+    let mut refused = Process::gateway(&open);
+    assert_eq!(refused.ended().await.code(), Some(2));
+    let said = refused.line(&["admin.address"]).await;
+    assert!(
+        said.contains("has no TLS yet") && said.contains("insecure = true"),
+        "{said}"
+    );
+
+    let insecure = open.env("JOTGATE__ADMIN__INSECURE", "true");
+    let (process, _) = started(&insecure).await;
+    process.line(&["WARN", "admin.insecure"]).await;
+    let warnings = process.said().matches("admin.insecure").count();
+    assert_eq!(warnings, 1, "{}", process.said());
+
+    let local = Setup::new(&issuer, &upstream)
+        .env("JOTGATE__ADMIN__INSECURE", "true")
+        .env("JOTGATE__ADMIN__PROBES_ADDRESS", "0.0.0.0:0");
+    let (process, _) = started(&local).await;
+    assert!(
+        !process.said().contains("admin.insecure"),
+        "{}",
+        process.said()
+    );
+}
+
+#[tokio::test]
+async fn probes_have_an_address_of_their_own_until_the_end() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let setup = Setup::new(&issuer, &upstream)
+        .env("JOTGATE__ADMIN__PROBES_ADDRESS", "127.0.0.1:0")
+        .section("[shutdown]\ndrain_delay = \"1h\"");
+    let process = Process::gateway(&setup);
+    let probes = process.address(&["probes and metrics are answered"]).await;
+    let get = |path: &str| Request::new(probes, "GET", path);
+    eventually("the keys", async || {
+        (get("/ready").await.status() == 200).then_some(())
+    })
+    .await;
+    let metrics = get("/metrics").await.text();
+    assert!(metrics.contains("jotgate_"), "{metrics}");
+    let secret = crate::support::gateway::ADMIN_TOKEN;
+    let status = get("/v1/status").bearer(secret).await.status();
+    assert_eq!(status, 404, "a secret opens nothing here");
+    process.signal("TERM");
+    eventually("traffic to be turned away", async || {
+        (get("/ready").await.status() == 503).then_some(())
+    })
+    .await;
+    assert_eq!(get("/live").await.status(), 200);
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
 async fn the_lines_of_the_demo_work_as_they_stand() {
     let mut demo = Process::start(&["demo", "--free-ports"], &[]);
     demo.line(&["status", "--admin"]).await;

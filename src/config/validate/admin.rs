@@ -25,7 +25,7 @@ pub(super) fn admin(
 ) -> Option<Admin> {
     let raw = raw?;
     let at = KeyPath::default().key("admin");
-    let address = check
+    let api = check
         .required(
             &at,
             "address",
@@ -33,6 +33,30 @@ pub(super) fn admin(
             "address = \"127.0.0.1:9901\"",
         )
         .and_then(|text| address(&at.key("address"), text, listeners, check));
+    if let Some(api) = api
+        && !api.ip().is_loopback()
+        && raw.insecure != Some(true)
+        && !check.is_hole(&at.key("insecure"))
+    {
+        check.fault(
+            &at.key("address"),
+            format!(
+                "\"{api}\" can be reached from other machines, and this listener has no TLS yet, so whoever is on the way reads its callers' secrets; write \"127.0.0.1:{port}\", or insecure = true where nobody is; for probes and metrics alone: probes_address = \"{api}\"",
+                port = api.port()
+            ),
+        );
+    }
+    let probes = raw.probes_address.as_ref().and_then(|text| {
+        let path = at.key("probes_address");
+        let probes = address(&path, text, listeners, check)?;
+        if api.is_some_and(|api| clash(api, probes)) {
+            check.fault(
+                &path,
+                format!("{text:?} is the address of the admin API, which answers probes, too; write another port, or leave it out"),
+            );
+        }
+        Some(probes)
+    });
     let tokens_at = at.key("tokens");
     let has_issuer = raw.issuer.is_some() || check.is_hole(&at.key("issuer"));
     if raw.tokens.as_ref().is_none_or(raw::List::is_empty) && !has_issuer {
@@ -75,8 +99,9 @@ pub(super) fn admin(
         .filter_map(|(n, text)| check.parsed(&hosts_at.index(n), text, HostPattern::parse))
         .collect();
     Some(Admin {
-        address: address?,
+        address: api?,
         hosts,
+        probes,
         tokens,
         issuer: issuer(raw, &at, issuers, check),
     })
@@ -136,16 +161,9 @@ fn address(
         text.parse::<SocketAddr>()
             .map_err(|_| "is no address; write one such as \"127.0.0.1:9901\"")
     })?;
-    if !address.ip().is_loopback() {
-        check.fault(
-            at,
-            format!("{text:?} can be reached from other machines, and this listener has no TLS yet; write \"127.0.0.1:{}\"", address.port()),
-        );
-    }
-    let is_taken = address.port() != 0
-        && listeners
-            .iter()
-            .any(|listener| listener.address == Address::Tcp(address));
+    let is_taken = listeners
+        .iter()
+        .any(|listener| matches!(listener.address, Address::Tcp(taken) if clash(taken, address)));
     if is_taken {
         check.fault(
             at,
@@ -153,6 +171,13 @@ fn address(
         );
     }
     Some(address)
+}
+
+/// Whether two listeners want the same port. 0 is whatever is free.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_ip =
+        one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && same_ip
 }
 
 fn secret(
@@ -234,17 +259,36 @@ mod tests {
 
     const OPS: &str = "name = \"ops\"; secret = { env = \"SECRET_16\" }; roles = [\"read\"]";
 
+    fn with(address: &str, line: &str) -> String {
+        admin(address, &[OPS]).replace("[admin]", &format!("[admin]\n{line}"))
+    }
+
     #[test]
-    fn the_admin_api_stays_on_this_machine() {
+    fn the_admin_api_stays_on_this_machine_unless_the_file_says_that_it_is_insecure() {
         good(&admin("127.0.0.1:0", &[OPS]));
         good(&admin("[::1]:9901", &[OPS]));
+        good(&with("127.0.0.1:0", "insecure = false"));
         for address in ["0.0.0.0:9901", "[::]:9901", "192.0.2.1:9901"] {
+            for cure in ["write \"127.0.0.1:9901\"", "or insecure = true"] {
+                check(&admin(address, &[OPS]), "admin.address", cure);
+            }
             check(
-                &admin(address, &[OPS]),
+                &with(address, "insecure = false"),
                 "admin.address",
-                "write \"127.0.0.1:9901\"",
+                "has no TLS yet",
             );
+            let settings = good(&with(address, "insecure = true"));
+            let made = settings.admin.expect("admin").address.to_string();
+            assert_eq!(made, address);
         }
+        // Whoever wrote something there is told what is wrong with it, and not to write it.
+        check(
+            &with("0.0.0.0:9901", "insecure = \"yes\""),
+            "admin.insecure",
+            "write true or false",
+        );
+        let nobody = admin("0.0.0.0:9901", &[]).replace("[admin]", "[admin]\ninsecure = true");
+        check(&nobody, "admin.tokens", "nobody could call");
         check(&admin("unix:/a", &[OPS]), "admin.address", "is no address");
         let taken = admin("127.0.0.1:9901", &[OPS]).replace("127.0.0.1:0", "127.0.0.1:9901");
         check(&taken, "admin.address", "is the address of a listener");
@@ -270,6 +314,41 @@ mod tests {
             "admin.hosts[1]",
             "is no host",
         );
+    }
+
+    #[test]
+    fn probes_may_be_answered_anywhere_but_where_somebody_else_listens() {
+        for address in ["0.0.0.0:9902", "127.0.0.1:0", "[::]:9902"] {
+            let line = format!("probes_address = \"{address}\"");
+            let admin = good(&with("127.0.0.1:9901", &line)).admin.expect("admin");
+            assert_eq!(
+                admin.probes.map(|it| it.to_string()).as_deref(),
+                Some(address)
+            );
+            assert_eq!(admin.address.to_string(), "127.0.0.1:9901");
+        }
+        let none = good(&admin("127.0.0.1:9901", &[OPS])).admin;
+        assert_eq!(none.expect("admin").probes, None);
+        for (address, word) in [
+            ("unix:/a", "is no address"),
+            ("127.0.0.1:9901", "is the address of the admin API"),
+            ("0.0.0.0:9901", "is the address of the admin API"),
+            ("0.0.0.0:8080", "is the address of a listener"),
+        ] {
+            let text = with("127.0.0.1:9901", &format!("probes_address = \"{address}\""));
+            let text = text.replace("address = \"127.0.0.1:0\"", "address = \"127.0.0.1:8080\"");
+            check(&text, "admin.probes_address", word);
+        }
+    }
+
+    #[test]
+    fn no_secret_is_shown_by_debug() {
+        let settings = good(&token(OPS));
+        let shown = format!("{settings:#?}");
+        assert!(shown.contains("secret:"), "{shown}");
+        assert!(!shown.contains(&"s".repeat(16)), "{shown}");
+        let bytes = format!("{:?}", [b's'; 3]);
+        assert!(!shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
     }
 
     #[test]

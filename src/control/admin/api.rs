@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, json_answer, text_answer};
 use super::auth::Caller;
 use super::problem::Problem;
-use super::{Admin, view};
+use super::{Admin, Views, view};
 use crate::base::json;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::config::settings::Role;
@@ -91,6 +91,35 @@ impl<'a> Endpoint<'a> {
             Self::Check => "POST",
         }
     }
+
+    /// Whether it needs no credential.
+    const fn is_open(&self) -> bool {
+        match self {
+            Self::Live | Self::Ready | Self::Metrics => true,
+            Self::OpenApi | Self::Status | Self::Rules | Self::Rule(_) | Self::Check => false,
+        }
+    }
+
+    /// The method that counts, if it is allowed: `HEAD` is `GET` without the body.
+    fn method<'m>(&self, method: &'m Method) -> Result<&'m Method, Problem> {
+        const GET: &Method = &Method::GET;
+        let method = if *method == Method::HEAD { GET } else { method };
+        let mut allowed = self.allow().split(", ");
+        if allowed.any(|allowed| allowed == method.as_str()) {
+            Ok(method)
+        } else {
+            Err(Problem::method_not_allowed(self.allow()))
+        }
+    }
+}
+
+/// Answers one request to the listener of probes.
+pub(super) fn probe(views: &Views, method: &Method, path: &str) -> Result<Answer, Problem> {
+    let endpoint = Endpoint::find(path)
+        .filter(Endpoint::is_open)
+        .ok_or_else(Problem::not_found)?;
+    endpoint.method(method)?;
+    Ok(views.open(&endpoint))
 }
 
 /// Answers one request from `client`.
@@ -110,20 +139,9 @@ pub(super) async fn answer(
         None
     };
     let endpoint = Endpoint::find(path).ok_or_else(Problem::not_found)?;
-    let method = if head.method == Method::HEAD {
-        &Method::GET
-    } else {
-        &head.method
-    };
-    if !endpoint
-        .allow()
-        .split(", ")
-        .any(|allowed| allowed == method.as_str())
-    {
-        return Err(Problem::method_not_allowed(endpoint.allow()));
-    }
+    let method = endpoint.method(&head.method)?;
     let Some(caller) = caller else {
-        return Ok(admin.open(&endpoint));
+        return Ok(admin.views.open(&endpoint));
     };
     match endpoint {
         Endpoint::OpenApi => {
@@ -153,17 +171,17 @@ pub(super) async fn answer(
             caller.require(Role::Read)?;
             admin.check(&head.headers, body).await
         }
-        Endpoint::Live | Endpoint::Ready | Endpoint::Metrics => Ok(admin.open(&endpoint)),
+        Endpoint::Live | Endpoint::Ready | Endpoint::Metrics => Ok(admin.views.open(&endpoint)),
     }
 }
 
-impl Admin {
+impl Views {
     /// What needs no credential.
     fn open(&self, endpoint: &Endpoint<'_>) -> Answer {
         match endpoint {
-            Endpoint::Metrics => text_answer(StatusCode::OK, METRICS, (self.views.metrics)()),
+            Endpoint::Metrics => text_answer(StatusCode::OK, METRICS, (self.metrics)()),
             Endpoint::Ready => {
-                let readiness = (self.views.readiness)();
+                let readiness = (self.readiness)();
                 let conditions: Vec<Value> = readiness
                     .conditions
                     .iter()
@@ -186,7 +204,9 @@ impl Admin {
             | Endpoint::Check => ok(&json!({"live": true})),
         }
     }
+}
 
+impl Admin {
     fn status(&self) -> Value {
         let index = self.revocations.index();
         let mut entries = Map::new();

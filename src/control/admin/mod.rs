@@ -28,7 +28,7 @@ use crate::base::clock::{Clock, UnixSeconds};
 use crate::config::settings;
 
 pub use self::auth::Door;
-pub use self::server::serve;
+pub use self::server::{serve, serve_probes};
 
 /// Whether the gateway can serve, and what it waits for if not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The listener of the admin API: HTTP/1.1, with a bound on everything that a caller can hold on to.
+//! The listeners of the admin API and of probes: HTTP/1.1, with a bound on everything that a caller can hold on to.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::answer::Answer;
 use super::problem::Problem;
-use super::{Admin, api};
+use super::{Admin, Views, api};
 
 /// Most connections at once; more wait in the listener's queue. Operators, a scraper, probes: a dozen.
 const CONNECTIONS_MAX: usize = 128;
@@ -55,18 +55,44 @@ pub(super) async fn serve_at_most(
     admin: Arc<Admin>,
     shutdown: CancellationToken,
 ) {
+    let answer = move |client, request| {
+        let admin = Arc::clone(&admin);
+        async move { answer(&admin, client, request).await }
+    };
+    run(connections_max, listener, answer, shutdown).await;
+}
+
+/// Serves `/live`, `/ready` and `/metrics` alone, until shutdown. It has no callers and no denylist to reach.
+pub async fn serve_probes(listener: TcpListener, views: Views, shutdown: CancellationToken) {
+    let answer = move |_, request: Request<Incoming>| {
+        let answer = api::probe(&views, request.method(), request.uri().path());
+        std::future::ready(answer.unwrap_or_else(Problem::into_answer))
+    };
+    run(CONNECTIONS_MAX, listener, answer, shutdown).await;
+}
+
+async fn run<A, F>(
+    connections_max: usize,
+    listener: TcpListener,
+    answer: A,
+    shutdown: CancellationToken,
+) where
+    A: Fn(IpAddr, Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(connections_max));
     let connections = TaskTracker::new();
     while let Some((stream, client, place)) = shutdown
         .run_until_cancelled(accept(&listener, &places))
         .await
     {
-        connections.spawn(connection(
+        let served = connection(
             (stream, client),
-            Arc::clone(&admin),
+            answer.clone(),
             shutdown.clone(),
             place,
-        ));
+        );
+        connections.spawn(served);
     }
     drop(listener);
     connections.close();
@@ -92,17 +118,20 @@ async fn accept(
     }
 }
 
-async fn connection(
+async fn connection<A, F>(
     (stream, client): (TcpStream, IpAddr),
-    admin: Arc<Admin>,
+    answer: A,
     shutdown: CancellationToken,
     _place: OwnedSemaphorePermit,
-) {
+) where
+    A: Fn(IpAddr, Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
+{
     // Answers are written whole; waiting for more would only delay them. Without it they still arrive.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| {
-        let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(answer(&admin, client, request).await) }
+    let service = service_fn(move |request| {
+        let answer = answer(client, request);
+        async { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::openapi_tests::described;
-use super::server::serve_at_most;
+use super::server::{serve_at_most, serve_probes};
 use super::{Admin, Condition, Readiness, Views};
 use crate::base::clock::{Clock, ClockHand, UnixSeconds};
 use crate::base::secret::secret;
@@ -83,25 +83,7 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
     let (clock, hand) = Clock::manual(NOW);
     let (revocations, writer) = denylist_for(entries_max, clock.clone());
     let ready = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let asked = Arc::clone(&ready);
-    let views = Views {
-        readiness: Arc::new(move || Readiness {
-            conditions: vec![
-                Condition {
-                    name: "denylist".into(),
-                    holds: true,
-                },
-                Condition {
-                    name: "keys of shop".into(),
-                    holds: asked.load(std::sync::atomic::Ordering::Relaxed),
-                },
-            ],
-        }),
-        metrics: Arc::new(|| "jotgate_up 1\n".into()),
-        status: Arc::new(|| {
-            Map::from_iter([("issuers".into(), json!([{"name": "shop", "keys": 2}]))])
-        }),
-    };
+    let views = views(Arc::clone(&ready));
     let token = |name: &str, roles: &[Role]| AdminToken {
         name: name.into(),
         secret: secret(format!("{name}-0123456789abcdef").into_bytes()),
@@ -110,6 +92,7 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
     let settings = settings::Admin {
         address: ([127, 0, 0, 1], 0).into(),
         hosts: vec![],
+        probes: None,
         tokens: vec![
             token("read", &[Role::Read]),
             token("revoke", &[Role::Revoke]),
@@ -141,6 +124,27 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
         refusals: counted,
     };
     (server, writer)
+}
+
+fn views(ready: Arc<std::sync::atomic::AtomicBool>) -> Views {
+    Views {
+        readiness: Arc::new(move || Readiness {
+            conditions: vec![
+                Condition {
+                    name: "denylist".into(),
+                    holds: true,
+                },
+                Condition {
+                    name: "keys of shop".into(),
+                    holds: ready.load(std::sync::atomic::Ordering::Relaxed),
+                },
+            ],
+        }),
+        metrics: Arc::new(|| "jotgate_up 1\n".into()),
+        status: Arc::new(|| {
+            Map::from_iter([("issuers".into(), json!([{"name": "shop", "keys": 2}]))])
+        }),
+    }
 }
 
 fn denylist_for(entries_max: usize, clock: Clock) -> (Revocations, Writer) {
@@ -274,6 +278,83 @@ async fn health_and_metrics_need_no_credential() {
     assert_eq!(metrics.status, 200);
     assert_eq!(metrics.header(CONTENT_TYPE), "text/plain; version=0.0.4");
     assert_eq!(metrics.text, "jotgate_up 1\n");
+}
+
+#[tokio::test]
+async fn the_listener_of_probes_answers_probes_and_nothing_else() {
+    let ready = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let serving = serve_probes(listener, views(Arc::clone(&ready)), shutdown.clone());
+    let serving = tokio::spawn(serving);
+    let call = async |method: Method, path: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "10.1.2.3:9902")
+            .header(AUTHORIZATION, "Bearer all-0123456789abcdef");
+        let mut client = Client::connect(address).await;
+        client.send(request.body(Full::default()).unwrap()).await
+    };
+    let live = call(Method::GET, "/live").await.ok();
+    assert_eq!(live, json!({"live": true}));
+    assert_eq!(call(Method::GET, "/ready").await.ok()["ready"], true);
+    let metrics = call(Method::GET, "/metrics").await;
+    assert_eq!(
+        (metrics.status.as_u16(), &*metrics.text),
+        (200, "jotgate_up 1\n")
+    );
+    let head = call(Method::HEAD, "/ready").await;
+    assert_eq!((head.status.as_u16(), &*head.text), (200, ""));
+    ready.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(call(Method::GET, "/ready").await.status, 503);
+    let not_allowed = call(Method::POST, "/ready").await;
+    assert_eq!(not_allowed.header(ALLOW), "GET, HEAD");
+    not_allowed.is(405, "method_not_allowed");
+    for path in [
+        "/",
+        "/v1/status",
+        "/v1/openapi.json",
+        "/v1/revocations",
+        "/v1/revocations/user-00000000000000000000000000000000",
+        "/v1/check",
+    ] {
+        for method in [Method::GET, Method::POST, Method::DELETE] {
+            call(method, path).await.is(404, "not_found");
+        }
+    }
+    shutdown.cancel();
+    serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn no_answer_holds_a_secret_right_or_wrong() {
+    let near = "read-0123456789abcdeg";
+    let server = start().await;
+    let (sent, other) = (format!("Bearer {near}"), "read-0123456789abcdef");
+    for path in [
+        "/v1/status",
+        "/v1/openapi.json",
+        "/v1/revocations",
+        "/metrics",
+        "/ready",
+    ] {
+        let ask = async |credential: &str| {
+            let request = Request::get(path)
+                .header("host", "admin")
+                .header(AUTHORIZATION, credential);
+            let mut client = Client::connect(server.address).await;
+            client.send(request.body(Full::default()).unwrap()).await
+        };
+        for reply in [ask(&sent).await, ask(&format!("Bearer {other}")).await] {
+            let shown = format!("{:?}{}", reply.headers, reply.text);
+            assert!(
+                !shown.contains(near) && !shown.contains(other),
+                "{path}: {shown}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

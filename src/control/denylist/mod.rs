@@ -14,6 +14,8 @@ mod service;
 mod writer;
 
 pub use clerk::serve_desk;
+#[cfg(any(test, fuzzing))]
+pub(crate) use log::law as log_law;
 pub use log::{CommitError, Log, LogView, OpenError, Unreadable};
 pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Spared, Tokens};
 pub use record::{Origin, Outcome, Pinned, Record, RuleId, Way};

@@ -7,6 +7,8 @@
 mod committer;
 mod compact;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod law;
 mod places;
 mod record;
 #[cfg(test)]
