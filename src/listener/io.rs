@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Phase;
+use super::frames::Frames;
 use super::framing::Framing;
 
 /// The client preface of HTTP/2 (RFC 9113 section 3.4).
@@ -52,22 +53,23 @@ pub(super) struct ClientIo<S> {
     first: First,
     stream: S,
     phase: Phase,
-    /// None on HTTP/2, which frames by lengths.
-    framing: Option<Framing>,
+    watch: Watch,
+}
+
+/// Who looks at the bytes before hyper does.
+#[derive(Debug)]
+pub(super) enum Watch {
+    Http1(Framing),
+    Http2(Frames),
 }
 
 impl<S> ClientIo<S> {
-    pub(super) const fn new(
-        first: First,
-        stream: S,
-        phase: Phase,
-        framing: Option<Framing>,
-    ) -> Self {
+    pub(super) const fn new(first: First, stream: S, phase: Phase, watch: Watch) -> Self {
         Self {
             first,
             stream,
             phase,
-            framing,
+            watch,
         }
     }
 
@@ -92,10 +94,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
             buffer.put_slice(&left[..n]);
             this.first.taken += n;
         }
-        if let Some(framing) = &mut this.framing
-            && !this.phase.is_tunnel()
-        {
-            framing.pass(&mut buffer.filled_mut()[before..]);
+        match &mut this.watch {
+            Watch::Http1(framing) if !this.phase.is_tunnel() => {
+                framing.pass(&mut buffer.filled_mut()[before..]);
+            }
+            Watch::Http1(_) => {}
+            Watch::Http2(frames) => frames.pass(&buffer.filled()[before..])?,
         }
         this.phase.bytes_came();
         Poll::Ready(Ok(()))

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -20,17 +21,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::Place;
 use super::connection::{Connection, Phase};
+use super::frames::{Credit, Frames};
 use super::framing::Framing;
-use super::io::{ClientIo, First};
+use super::io::{ClientIo, First, Watch};
 use super::options::Options;
+use super::streams::{StreamService, Streams};
 use crate::base::deadline::{Deadline, Deadlines};
-use crate::http::executor::LocalExecutor;
 use crate::http::forwarded::Peer;
 
 /// Answers the requests of a listener's connections.
 pub trait Front: 'static {
     /// The body of answers.
-    type Body: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static;
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Unpin
+        + 'static;
 
     /// Answers one request.
     fn answer(
@@ -55,6 +59,9 @@ pub enum ConnectionFault {
     /// No first byte in time.
     #[error("the connection stayed silent")]
     Silent,
+    /// HTTP/2: frames that carry nothing, or requests that are given up, too many and too fast.
+    #[error("the client floods its connection")]
+    Flood,
 }
 
 impl ConnectionFault {
@@ -67,6 +74,7 @@ impl ConnectionFault {
             Self::Http(_) => "http",
             Self::HeaderTimeout => "header_timeout",
             Self::Silent => "silent",
+            Self::Flood => "flood",
         }
     }
 }
@@ -77,10 +85,22 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Smallest read buffer that hyper allows, in bytes.
 const BUFFER_BYTES_MIN: usize = 8 * 1024;
 
-/// HTTP/2: resets that a client may cause before the connection ends (CVE-2023-44487, CVE-2025-8671). hyper's defaults,
-/// written out.
+/// HTTP/2: resets that a client may cause before the connection ends, of requests that have not begun (CVE-2023-44487) and
+/// by breaking the rules of a stream (CVE-2025-8671). hyper's defaults, written out. Requests that have begun: see
+/// `listener/frames.rs`.
 const PENDING_ACCEPT_RESETS_MAX: usize = 20;
 const LOCAL_ERROR_RESETS_MAX: usize = 1024;
+
+/// HTTP/2: bytes of an answer that are buffered for a client that does not read. hyper's default, 400 KiB for each stream,
+/// is 50 MiB for a connection; four frames keep the socket full.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// HTTP/2: bytes of bodies that a client may send before a service has taken them, for each connection and for each
+/// stream. hyper's defaults, written out: one upload over a long way is as fast as HTTP/1's.
+const RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// HTTP/2: bytes of the table of headers that a client may refer to. What every peer begins with (RFC 9113 section 6.5.2).
+const HEADER_TABLE_BYTES: u32 = 4096;
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<S, F>(
@@ -103,11 +123,28 @@ where
     let phase = Phase::new(deadline.handle(), header_timeout, options.idle_timeout);
     let connection = Rc::new(Connection::new(peer, &options, phase.clone(), place));
     let service = FrontService { front, connection };
-    let framing = (!is_http2).then(|| Framing::new(options.max_header_size));
-    let io = TokioIo::new(ClientIo::new(first, stream, phase.clone(), framing));
+    let client = |watch| TokioIo::new(ClientIo::new(first, stream, phase.clone(), watch));
     if is_http2 {
-        serve_http2(io, service, &options, &deadline, drain).await
+        let credit = Credit::new(options.max_streams);
+        let io = client(Watch::Http2(Frames::new(credit.clone())));
+        let streams = Streams::new(
+            Rc::clone(&service.connection),
+            deadlines.clone(),
+            options.idle_timeout,
+            credit.clone(),
+        );
+        let service = StreamService::new(service, streams.clone());
+        serve_http2(io, service, streams, &options, &deadline, drain)
+            .await
+            .map_err(|error| {
+                if credit.is_spent() {
+                    ConnectionFault::Flood
+                } else {
+                    ConnectionFault::Http(error)
+                }
+            })
     } else {
+        let io = client(Watch::Http1(Framing::new(options.max_header_size)));
         serve_http1(io, service, &options, &deadline, &phase, drain).await
     }
 }
@@ -157,6 +194,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Front,
 {
+    let client = Rc::clone(&service.connection);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Our own deadline covers the first byte too, and costs no timer for each request.
@@ -179,7 +217,8 @@ where
             Pin::new(&mut connection).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
-        if deadline.poll(cx).is_ready() {
+        // The client takes nothing of an answer that has ended: hyper would wait for it.
+        if client.has_ended() || deadline.poll(cx).is_ready() {
             return Poll::Ready(Ok(true));
         }
         Poll::Pending
@@ -203,19 +242,24 @@ where
 
 async fn serve_http2<S, F>(
     io: TokioIo<ClientIo<S>>,
-    service: FrontService<F>,
+    service: StreamService<F>,
+    streams: Streams,
     options: &Options,
     deadline: &Deadline,
     drain: CancellationToken,
-) -> Result<(), ConnectionFault>
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Front,
 {
     let mut connection = std::pin::pin!(
-        http2::Builder::new(LocalExecutor)
+        http2::Builder::new(streams)
             .timer(TokioTimer::new())
             .max_concurrent_streams(options.max_streams)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .initial_stream_window_size(RECEIVE_WINDOW_BYTES)
+            .initial_connection_window_size(RECEIVE_WINDOW_BYTES)
+            .header_table_size(HEADER_TABLE_BYTES)
             .max_header_list_size(u32::try_from(options.max_header_size).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
             .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
@@ -244,11 +288,10 @@ where
             return Poll::Pending;
         }
     })
-    .await?;
-    Ok(())
+    .await
 }
 
-struct FrontService<F> {
+pub(super) struct FrontService<F> {
     front: Rc<F>,
     connection: Rc<Connection>,
 }
@@ -266,7 +309,7 @@ impl<F: Front> Service<Request<Incoming>> for FrontService<F> {
 }
 
 /// An answer cannot fail: what goes wrong is an answer too.
-struct Answer<F>(F);
+pub(super) struct Answer<F>(F);
 
 impl<F: Future + Unpin> Future for Answer<F> {
     type Output = Result<F::Output, Infallible>;

@@ -4,6 +4,7 @@ mod actors;
 mod answers;
 mod application;
 mod curl;
+mod floods;
 mod grpc;
 mod identity_headers;
 mod key_sets;

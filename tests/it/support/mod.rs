@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod h2;
 pub(crate) mod issuer;
 pub(crate) mod keys;
 pub(crate) mod process;
