@@ -12,6 +12,8 @@ use crate::upstream::SendError;
 pub enum Failure {
     /// Two readings: lengths, `Connection` lines, or other parts of the head (400, and the connection is closed).
     HeadAmbiguous,
+    /// More header lines than the listener allows (431).
+    HeadTooLarge,
     /// No host, two hosts, or one that is none (400).
     HostInvalid,
     /// No single reading of the path (400).
@@ -44,6 +46,7 @@ impl Failure {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::HeadAmbiguous => "bad_request",
+            Self::HeadTooLarge => "head_too_large",
             Self::HostInvalid => "host_invalid",
             Self::PathAmbiguous => "path_ambiguous",
             Self::NoRoute => "no_route",
@@ -66,6 +69,10 @@ impl Failure {
             Self::HeadAmbiguous => (
                 StatusCode::BAD_REQUEST,
                 "The request's head has more than one reading.",
+            ),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The request has more header lines than are allowed.",
             ),
             Self::HostInvalid => (
                 StatusCode::BAD_REQUEST,

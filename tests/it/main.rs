@@ -6,6 +6,7 @@ mod application;
 mod curl;
 mod floods;
 mod grpc;
+mod http2;
 mod identity_headers;
 mod key_sets;
 mod lifecycle;

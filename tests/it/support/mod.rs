@@ -9,6 +9,7 @@ pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
+pub(crate) mod wire;
 
 use std::time::Duration;
 
