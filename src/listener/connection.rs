@@ -1,6 +1,7 @@
 //! What a connection is doing, so that it can be ended when it does it for too long.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -16,6 +17,8 @@ use crate::http::forwarded::Peer;
 pub struct Connection {
     /// Who is at the other end.
     pub peer: Peer,
+    /// Most header lines. hyper sees to it on HTTP/1, nobody on HTTP/2.
+    pub max_headers: usize,
     /// Largest request body, in bytes.
     pub max_body_size: Option<u64>,
     /// Longest silence in the middle of a request's body.
@@ -27,9 +30,20 @@ pub struct Connection {
     bodies: Cell<usize>,
     /// Requests that the listener may have at once.
     requests_max: i64,
+    end: RefCell<End>,
     /// Kept by the last request too: a tunnel outlives the HTTP of its connection, and counts as open until it ends.
     place: Place,
 }
+
+/// What may end an answer that is on its way, while its client takes nothing of it and nobody asks the answer's body.
+pub trait MayEnd {
+    /// Whether it has.
+    fn has_ended(&self) -> bool;
+}
+
+/// Of the answer that said so last.
+#[derive(Default)]
+struct End(Option<Rc<dyn MayEnd>>);
 
 /// A request is running; ends when dropped.
 #[derive(Debug)]
@@ -160,6 +174,7 @@ impl Connection {
     pub(super) fn new(peer: Peer, options: &super::Options, phase: Phase, place: Place) -> Self {
         Self {
             peer,
+            max_headers: options.max_headers,
             max_body_size: options.max_body_size,
             body_timeout: options.body_timeout,
             body_min_rate: options.body_min_rate,
@@ -167,6 +182,7 @@ impl Connection {
             requests: Cell::new(0),
             bodies: Cell::new(0),
             requests_max: i64::try_from(options.max_requests).unwrap_or(i64::MAX),
+            end: RefCell::default(),
             place,
         }
     }
@@ -207,12 +223,35 @@ impl Connection {
         Coming(Rc::clone(self))
     }
 
+    /// The answer whose body is being asked ends with `end`, whatever it waits for then; what has ended it wakes it.
+    pub fn may_end(&self, end: Rc<dyn MayEnd>) {
+        *self.end.borrow_mut() = End(Some(end));
+    }
+
+    /// What was said by [`Self::may_end`] since this was asked last.
+    pub(super) fn take_end(&self) -> Option<Rc<dyn MayEnd>> {
+        self.end.take().0
+    }
+
+    /// Whether the answer that is on its way has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        let end = self.end.borrow();
+        end.0.as_ref().is_some_and(|end| end.has_ended())
+    }
+
     /// A request was answered, or a body has ended.
     fn ended(&self) {
+        self.end.take();
         if self.requests.get() == 0 {
             let phase = if self.bodies.get() == 0 { IDLE } else { BODY };
             self.phase.enter(phase);
         }
+    }
+}
+
+impl fmt::Debug for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("End")
     }
 }
 

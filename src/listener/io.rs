@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Phase;
+use super::frames::Frames;
 use super::framing::Framing;
 use crate::base::patience::Patience;
 
@@ -55,8 +56,14 @@ pub(super) struct ClientIo<S> {
     phase: Phase,
     /// With a client that does not take what we have for it.
     patience: Patience,
-    /// None on HTTP/2, which frames by lengths.
-    framing: Option<Framing>,
+    watch: Watch,
+}
+
+/// Who looks at the bytes before hyper does.
+#[derive(Debug)]
+pub(super) enum Watch {
+    Http1(Framing),
+    Http2(Frames),
 }
 
 impl<S> ClientIo<S> {
@@ -65,14 +72,14 @@ impl<S> ClientIo<S> {
         stream: S,
         phase: Phase,
         patience: Patience,
-        framing: Option<Framing>,
+        watch: Watch,
     ) -> Self {
         Self {
             first,
             stream,
             phase,
             patience,
-            framing,
+            watch,
         }
     }
 
@@ -111,10 +118,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
             buffer.put_slice(&left[..n]);
             this.first.taken += n;
         }
-        if let Some(framing) = &mut this.framing
-            && !this.phase.is_tunnel()
-        {
-            framing.pass(&mut buffer.filled_mut()[before..]);
+        match &mut this.watch {
+            Watch::Http1(framing) if !this.phase.is_tunnel() => {
+                framing.pass(&mut buffer.filled_mut()[before..]);
+            }
+            Watch::Http1(_) => {}
+            Watch::Http2(frames) => frames.pass(&buffer.filled()[before..])?,
         }
         this.phase.bytes_came();
         Poll::Ready(Ok(()))

@@ -4,6 +4,7 @@ mod accept;
 mod addresses;
 mod connection;
 mod failures;
+mod frames;
 mod framing;
 mod io;
 mod options;
@@ -11,7 +12,7 @@ mod pace;
 mod serve;
 
 pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind};
-pub use connection::{Busy, Coming, Connection};
+pub use connection::{Busy, Coming, Connection, MayEnd};
 pub use failures::ClientFailures;
 #[cfg(any(test, fuzzing))]
 pub(crate) use framing::law as framing_law;

@@ -1,17 +1,19 @@
 //! Clients that take their answers too slowly. On HTTP/1 the connection's own writes show it. On HTTP/2 a client can read
 //! the connection well and yet hold one stream back, with a window of zero or of a byte a minute; hyper then waits for
-//! the window and asks nobody. So each stream's task is ended from here.
+//! the window and asks nobody: the body can neither see that, nor end itself when its bearer is revoked. So each stream's
+//! task is ended from here, which resets the stream.
 
 use std::cell::RefCell;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::spawn_local;
 
+use super::connection::Connection;
+use super::frames::Credit;
 use crate::base::deadline::{Deadline, Deadlines};
 use crate::base::patience::Patience;
 
@@ -19,6 +21,8 @@ use crate::base::patience::Patience;
 pub(super) struct Pace {
     deadlines: Deadlines,
     account: RefCell<Account>,
+    /// Answers pay for the frames of their connection.
+    credit: Credit,
 }
 
 struct Account {
@@ -30,20 +34,29 @@ struct Account {
 }
 
 impl Pace {
-    pub(super) const fn new(deadlines: Deadlines, most: Duration, rate: u64) -> Self {
+    pub(super) const fn new(deadlines: Deadlines, patience: Patience, credit: Credit) -> Self {
         Self {
             deadlines,
             account: RefCell::new(Account {
-                patience: Patience::new(most, rate),
+                patience,
                 offered: 0,
                 deadline: None,
             }),
+            credit,
         }
+    }
+
+    /// The head of the answer is there.
+    pub(super) fn answered(&self) {
+        self.credit.answered();
     }
 
     /// A frame is handed over. hyper asks for the next one as soon as the client has room for this one.
     fn offer(&self, bytes: usize) {
         self.account.borrow_mut().offered = bytes;
+        if bytes > 0 {
+            self.credit.passed_on(bytes);
+        }
     }
 
     /// The client had room for what was offered.
@@ -118,24 +131,42 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Paced<B> {
     }
 }
 
-/// Runs the streams of one HTTP/2 connection on this thread, each until its client is too slow.
-#[derive(Clone, Default)]
-pub(super) struct StreamExecutor(Rc<RefCell<Option<Rc<Pace>>>>);
+/// Runs the streams of one HTTP/2 connection on this thread, each until its client is too slow or its answer may not go
+/// on.
+#[derive(Clone)]
+pub(super) struct StreamExecutor {
+    connection: Rc<Connection>,
+    next: Rc<RefCell<Option<Rc<Pace>>>>,
+}
 
 impl StreamExecutor {
+    pub(super) fn new(connection: Rc<Connection>) -> Self {
+        Self {
+            connection,
+            next: Rc::default(),
+        }
+    }
+
     /// The next stream has this pace: hyper makes the answer's future and hands it over in one go.
     pub(super) fn next(&self, pace: Rc<Pace>) {
-        *self.0.borrow_mut() = Some(pace);
+        *self.next.borrow_mut() = Some(pace);
     }
 }
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        let pace = self.0.borrow_mut().take();
+        let pace = self.next.borrow_mut().take();
+        let connection = Rc::clone(&self.connection);
         spawn_local(async move {
             let mut stream = pin!(stream);
+            let mut end = None;
             std::future::poll_fn(|cx| {
                 if stream.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                // Said by the body of this very stream, if it was asked just now.
+                end = connection.take_end().or(end.take());
+                if end.as_ref().is_some_and(|end| end.has_ended()) {
                     return Poll::Ready(());
                 }
                 // Dropping the stream resets it (CANCEL), and lets go of the service.
@@ -150,6 +181,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::time::Duration;
 
     use http::{Request, Response, Version};
     use http_body_util::{BodyExt as _, Empty};
@@ -162,7 +194,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::super::accept::Place;
-    use super::super::connection::{Busy, Connection};
+    use super::super::connection::Busy;
     use super::super::serve::serve;
     use super::super::{Address, ConnectionFault, Front, Options};
     use super::*;

@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::Place;
 use super::connection::{Connection, Phase};
+use super::frames::{Credit, Frames};
 use super::framing::Framing;
-use super::io::{ClientIo, First};
+use super::io::{ClientIo, First, Watch};
 use super::options::Options;
 use super::pace::{Pace, Paced, StreamExecutor};
 use crate::base::deadline::{Deadline, Deadlines};
@@ -62,6 +63,9 @@ pub enum ConnectionFault {
     /// No first byte in time.
     #[error("the connection stayed silent")]
     Silent,
+    /// HTTP/2: frames that carry nothing, or requests that are given up, too many and too fast.
+    #[error("the client floods its connection")]
+    Flood,
 }
 
 impl ConnectionFault {
@@ -75,6 +79,7 @@ impl ConnectionFault {
             Self::HeaderTimeout => "header_timeout",
             Self::SlowReader => "slow_reader",
             Self::Silent => "silent",
+            Self::Flood => "flood",
         }
     }
 }
@@ -85,10 +90,22 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Smallest read buffer that hyper allows, in bytes.
 const BUFFER_BYTES_MIN: usize = 8 * 1024;
 
-/// HTTP/2: resets that a client may cause before the connection ends (CVE-2023-44487, CVE-2025-8671). hyper's defaults,
-/// written out.
+/// HTTP/2: resets that a client may cause before the connection ends, of requests that have not begun (CVE-2023-44487) and
+/// by breaking the rules of a stream (CVE-2025-8671). hyper's defaults, written out. Requests that have begun: see
+/// `listener/frames.rs`.
 const PENDING_ACCEPT_RESETS_MAX: usize = 20;
 const LOCAL_ERROR_RESETS_MAX: usize = 1024;
+
+/// HTTP/2: bytes of an answer that are buffered for a client that does not read. hyper's default, 400 KiB for each stream,
+/// is 50 MiB for a connection; four frames keep the socket full.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// HTTP/2: bytes of bodies that a client may send before a service has taken them, for each connection and for each
+/// stream. hyper's defaults, written out: one upload over a long way is as fast as HTTP/1's.
+const RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// HTTP/2: bytes of the table of headers that a client may refer to. What every peer begins with (RFC 9113 section 6.5.2).
+const HEADER_TABLE_BYTES: u32 = 4096;
 
 /// Serves one connection until it ends.
 pub(super) async fn serve<S, F>(
@@ -110,24 +127,42 @@ where
     let header_timeout = (!is_http2).then_some(options.header_timeout);
     let phase = Phase::new(deadline.handle(), header_timeout, options.idle_timeout);
     let connection = Rc::new(Connection::new(peer, &options, phase.clone(), place));
-    let streams = is_http2.then(|| Streams {
-        executor: StreamExecutor::default(),
-        deadlines: deadlines.clone(),
-        options: Rc::clone(&options),
-    });
-    let executor = streams.as_ref().map(|streams| streams.executor.clone());
-    let service = FrontService {
-        front,
-        connection,
-        streams,
-    };
-    let framing = (!is_http2).then(|| Framing::new(options.max_header_size));
     let patience = Patience::new(options.idle_timeout, options.answer_min_rate);
-    let io = ClientIo::new(first, stream, phase.clone(), patience, framing);
-    let io = TokioIo::new(io);
-    if let Some(executor) = executor {
-        serve_http2(io, service, executor, &options, &deadline, &phase, drain).await
+    let client = |watch| {
+        let io = ClientIo::new(first, stream, phase.clone(), patience, watch);
+        TokioIo::new(io)
+    };
+    if is_http2 {
+        let credit = Credit::new(options.max_streams);
+        let io = client(Watch::Http2(Frames::new(credit.clone())));
+        let executor = StreamExecutor::new(Rc::clone(&connection));
+        let streams = Streams {
+            executor: executor.clone(),
+            deadlines: deadlines.clone(),
+            options: Rc::clone(&options),
+            credit: credit.clone(),
+        };
+        let service = FrontService {
+            front,
+            connection,
+            streams: Some(streams),
+        };
+        serve_http2(io, service, executor, &options, &deadline, &phase, drain)
+            .await
+            .map_err(|fault| {
+                if credit.is_spent() {
+                    ConnectionFault::Flood
+                } else {
+                    fault
+                }
+            })
     } else {
+        let io = client(Watch::Http1(Framing::new(options.max_header_size)));
+        let service = FrontService {
+            front,
+            connection,
+            streams: None,
+        };
         serve_http1(io, service, &options, &deadline, &phase, drain).await
     }
 }
@@ -177,6 +212,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Front,
 {
+    let client = Rc::clone(&service.connection);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // Our own deadline covers the first byte too, and costs no timer for each request.
@@ -199,7 +235,8 @@ where
             Pin::new(&mut connection).graceful_shutdown();
             cx.waker().wake_by_ref();
         }
-        if deadline.poll(cx).is_ready() {
+        // The client takes nothing of an answer that has ended: hyper would wait for it.
+        if client.has_ended() || deadline.poll(cx).is_ready() {
             return Poll::Ready(Ok(true));
         }
         Poll::Pending
@@ -241,6 +278,10 @@ where
         http2::Builder::new(executor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(options.max_streams)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .initial_stream_window_size(RECEIVE_WINDOW_BYTES)
+            .initial_connection_window_size(RECEIVE_WINDOW_BYTES)
+            .header_table_size(HEADER_TABLE_BYTES)
             .max_header_list_size(u32::try_from(options.max_header_size).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
             .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
@@ -287,12 +328,18 @@ struct Streams {
     executor: StreamExecutor,
     deadlines: Deadlines,
     options: Rc<Options>,
+    credit: Credit,
 }
 
 impl Streams {
     fn begin(&self) -> Rc<Pace> {
         let (most, rate) = (self.options.idle_timeout, self.options.answer_min_rate);
-        let pace = Rc::new(Pace::new(self.deadlines.clone(), most, rate));
+        let patience = Patience::new(most, rate);
+        let pace = Rc::new(Pace::new(
+            self.deadlines.clone(),
+            patience,
+            self.credit.clone(),
+        ));
         self.executor.next(Rc::clone(&pace));
         pace
     }
@@ -323,6 +370,9 @@ impl<B, F: Future<Output = Response<B>> + Unpin> Future for Answer<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Self::Output> {
         let response = ready!(Pin::new(&mut self.answer).poll(cx));
+        if let Some(pace) = &self.pace {
+            pace.answered();
+        }
         Poll::Ready(Ok(response.map(|body| Paced::new(body, self.pace.take()))))
     }
 }

@@ -454,6 +454,9 @@ impl ResponseBody {
             let watch = admission.watch();
             // Just begun, so not ended; this leaves the waker.
             let _ = watch.poll(cx);
+            if let Some(record) = &self.record {
+                record.busy.connection().may_end(watch.end());
+            }
             self.watching = Watching::On(watch);
         }
     }
@@ -522,6 +525,13 @@ impl Service {
 impl Drop for ResponseBody {
     /// A body that was known to be at its end is never polled: nothing is left to come.
     fn drop(&mut self) {
+        if let (Watching::On(watch), Some(record)) = (&self.watching, &mut self.record)
+            && let Some(ended) = watch.ended()
+        {
+            // Its client took nothing more, so nobody asked.
+            record.end(ended);
+            return;
+        }
         if self.is_end_stream() {
             self.finish();
         } else if let (false, Some(record)) = (self.rest.is_empty(), &mut self.record) {

@@ -14,6 +14,8 @@ pub enum Failure {
     Overloaded,
     /// Two readings: lengths, `Connection` lines, or other parts of the head (400, and the connection is closed).
     HeadAmbiguous,
+    /// More header lines than the listener allows (431).
+    HeadTooLarge,
     /// No host, two hosts, or one that is none (400).
     HostInvalid,
     /// No single reading of the path (400).
@@ -49,6 +51,7 @@ impl Failure {
         match self {
             Self::Overloaded => "overloaded",
             Self::HeadAmbiguous => "bad_request",
+            Self::HeadTooLarge => "head_too_large",
             Self::HostInvalid => "host_invalid",
             Self::PathAmbiguous => "path_ambiguous",
             Self::MethodAmbiguous => "method_ambiguous",
@@ -76,6 +79,10 @@ impl Failure {
             Self::HeadAmbiguous => (
                 StatusCode::BAD_REQUEST,
                 "The request's head has more than one reading.",
+            ),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The request has more header lines than are allowed.",
             ),
             Self::HostInvalid => (
                 StatusCode::BAD_REQUEST,
@@ -132,6 +139,7 @@ impl Failure {
             Self::Overloaded => Some(OVERLOAD_RETRY_AFTER),
             Self::UpstreamUnreachable | Self::RevokeFailed => Some(UPSTREAM_RETRY_AFTER),
             Self::HeadAmbiguous
+            | Self::HeadTooLarge
             | Self::HostInvalid
             | Self::PathAmbiguous
             | Self::MethodAmbiguous

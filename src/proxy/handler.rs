@@ -137,7 +137,11 @@ impl Exchange<'_> {
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(Failure::MethodNotAllowed(vec![]));
         }
+        if parts.headers.len() > self.connection.max_headers {
+            return Err(Failure::HeadTooLarge);
+        }
         request::check_framing(parts)?;
+        request::check_http2(parts)?;
         let authority = request::authority(parts)?;
         let host = request::host(authority.as_ref())?;
         let path = NormalPath::parse(parts.uri.path()).map_err(|_| Failure::PathAmbiguous)?;

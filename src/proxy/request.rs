@@ -93,6 +93,29 @@ pub(super) fn check_framing(parts: &Parts) -> Result<(), Failure> {
     }
 }
 
+/// What HTTP/2 must not carry (RFC 9113 sections 8.2.1 and 8.3.1), and `h2` lets pass: values with blanks around them, which
+/// HTTP/1 cuts off, and so would whoever gets the value from us; schemes that are not ours; a path that begins with its
+/// query.
+pub(super) fn check_http2(parts: &Parts) -> Result<(), Failure> {
+    if parts.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let mut values = parts.headers.values().map(HeaderValue::as_bytes);
+    let values_ok = values.all(|value| value.trim_ascii().len() == value.len());
+    let scheme_ok = parts.uri.scheme_str().is_none_or(|scheme| {
+        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+    });
+    if !(values_ok && scheme_ok) {
+        return Err(Failure::HeadAmbiguous);
+    }
+    let path = parts.uri.path_and_query().map(PathAndQuery::as_str);
+    if path.is_some_and(|path| path.starts_with('/')) {
+        Ok(())
+    } else {
+        Err(Failure::PathAmbiguous)
+    }
+}
+
 /// Whether the request asks for a WebSocket (RFC 6455 section 4.1).
 pub(super) fn is_websocket(parts: &Parts) -> bool {
     parts.version == Version::HTTP_11

@@ -17,6 +17,7 @@ use slab::Slab;
 use crate::authorize::Bearer;
 use crate::base::clock::UnixSeconds;
 use crate::denylist::{Index, Kind, TokenKeys};
+use crate::listener::MayEnd;
 
 /// How often the sweep looks. A stream ends within this time of the rule that matches it.
 pub(super) const STREAM_SWEEP: Duration = Duration::from_millis(250);
@@ -136,6 +137,24 @@ impl Watch {
             *waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+}
+
+impl MayEnd for Cell<Option<Ended>> {
+    fn has_ended(&self) -> bool {
+        self.get().is_some()
+    }
+}
+
+impl Watch {
+    /// For those who can end the stream while nobody polls this.
+    pub(super) fn end(&self) -> Rc<dyn MayEnd> {
+        Rc::<Cell<Option<Ended>>>::clone(&self.ended)
+    }
+
+    /// Why the stream must end.
+    pub(super) fn ended(&self) -> Option<Ended> {
+        self.ended.get()
     }
 }
 

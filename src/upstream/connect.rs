@@ -57,6 +57,8 @@ where
     let (sender, connection) = http1::Builder::new()
         .max_headers(ANSWER_HEADERS_MAX)
         .max_header_size(ANSWER_HEAD_BYTES_MAX)
+        // Also the largest piece of a body, which waits as a whole for a client that does not read.
+        .max_buf_size(ANSWER_HEAD_BYTES_MAX)
         .handshake(ServiceIo::new(stream))
         .await
         .map_err(SendError::NoAnswer)?;

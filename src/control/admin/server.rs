@@ -86,12 +86,7 @@ async fn run<A, F>(
         .run_until_cancelled(accept(&listener, &places))
         .await
     {
-        let served = connection(
-            (stream, client),
-            answer.clone(),
-            shutdown.clone(),
-            place,
-        );
+        let served = connection((stream, client), answer.clone(), shutdown.clone(), place);
         connections.spawn(served);
     }
     drop(listener);

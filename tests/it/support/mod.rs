@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod gateway;
+pub(crate) mod h2;
 pub(crate) mod issuer;
 pub(crate) mod keys;
 pub(crate) mod process;
@@ -9,6 +10,7 @@ pub(crate) mod raw;
 pub(crate) mod service;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
+pub(crate) mod wire;
 
 use std::time::Duration;
 
