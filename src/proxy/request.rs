@@ -47,7 +47,8 @@ pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Failure> {
 }
 
 fn is_http(scheme: Option<&Scheme>) -> bool {
-    scheme.is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
+    let is = |scheme: &Scheme, known| scheme.as_str().eq_ignore_ascii_case(known);
+    scheme.is_some_and(|scheme| is(scheme, "http") || is(scheme, "https"))
 }
 
 /// The host of an authority.
@@ -102,9 +103,8 @@ pub(super) fn check_http2(parts: &Parts) -> Result<(), Failure> {
     }
     let mut values = parts.headers.values().map(HeaderValue::as_bytes);
     let values_ok = values.all(|value| value.trim_ascii().len() == value.len());
-    let scheme_ok = parts.uri.scheme_str().is_none_or(|scheme| {
-        scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
-    });
+    let scheme = parts.uri.scheme();
+    let scheme_ok = scheme.is_none() || is_http(scheme);
     if !(values_ok && scheme_ok) {
         return Err(Failure::HeadAmbiguous);
     }

@@ -57,6 +57,10 @@ pub struct Line<'a, Id> {
 }
 
 /// Writes the lines.
+///
+/// # Panics
+///
+/// Never: what a line says is text and numbers, which JSON can say.
 pub fn write<'a, Id: Serialize>(lines: impl IntoIterator<Item = Line<'a, Id>>) {
     if !tracing::enabled!(target: TARGET, Level::INFO) {
         return;
