@@ -1,10 +1,11 @@
 //! Who asked, told to the service: `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded` (RFC 7239). What a client says of
 //! itself is believed only from trusted proxies.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{FORWARDED, HeaderName};
+use http::header::{Entry, FORWARDED, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
 
@@ -28,6 +29,8 @@ pub struct Peer {
     text: HeaderValue,
     /// The address as `Forwarded` writes it.
     node: Box<str>,
+    /// What `Forwarded` said last, and of which host and scheme: the requests of a connection rarely differ in that.
+    last: RefCell<Option<(Option<HeaderValue>, &'static str, HeaderValue)>>,
 }
 
 impl Peer {
@@ -48,7 +51,28 @@ impl Peer {
             trusted,
             text: value,
             node,
+            last: RefCell::default(),
         }
+    }
+
+    /// This peer as an element of `Forwarded` (RFC 7239 section 4).
+    fn element(&self, host: Option<&HeaderValue>, scheme: &'static str) -> Option<HeaderValue> {
+        let mut last = self.last.borrow_mut();
+        if let Some((of_host, of_scheme, element)) = &*last
+            && of_host.as_ref() == host
+            && *of_scheme == scheme
+        {
+            return Some(element.clone());
+        }
+        let mut text = format!("for={}", self.node);
+        if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+            // A host has neither quotes nor backslashes: it was parsed.
+            let _ = write!(text, ";host=\"{host}\"");
+        }
+        let _ = write!(text, ";proto={scheme}");
+        let element = HeaderValue::try_from(text).ok()?;
+        *last = Some((host.cloned(), scheme, element.clone()));
+        Some(element)
     }
 }
 
@@ -213,40 +237,35 @@ pub fn write(
     host: Option<&HeaderValue>,
     scheme: &'static str,
 ) {
-    let mut element = String::with_capacity(96);
-    let _ = write!(element, "for={}", peer.node);
-    if let Some(host) = host.and_then(|host| host.to_str().ok()) {
-        // A host has neither quotes nor backslashes: it was parsed.
-        let _ = write!(element, ";host=\"{host}\"");
+    if let Some(element) = peer.element(host, scheme) {
+        append(headers, FORWARDED, element);
     }
-    let _ = write!(element, ";proto={scheme}");
-    append(headers, FORWARDED, HeaderValue::try_from(element).ok());
-    append(headers, X_FORWARDED_FOR, Some(peer.text.clone()));
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    }
-    if let Some(host) = host
-        && !headers.contains_key(X_FORWARDED_HOST)
-    {
-        headers.insert(X_FORWARDED_HOST, host.clone());
+    append(headers, X_FORWARDED_FOR, peer.text.clone());
+    headers
+        .entry(X_FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static(scheme));
+    if let Some(host) = host {
+        headers
+            .entry(X_FORWARDED_HOST)
+            .or_insert_with(|| host.clone());
     }
 }
 
 /// Adds to the end of a list, in one line: many services read only the first.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
-    let Some(value) = value else { return };
-    if !headers.contains_key(&name) {
-        headers.insert(name, value);
-        return;
-    }
-    let mut list = Vec::new();
-    for line in headers.get_all(&name) {
-        list.extend_from_slice(line.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(value.as_bytes());
-    if let Ok(list) = HeaderValue::from_bytes(&list) {
-        headers.insert(name, list);
+fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(none) => drop(none.insert(value)),
+        Entry::Occupied(mut lines) => {
+            let mut list = Vec::new();
+            for line in lines.iter() {
+                list.extend_from_slice(line.as_bytes());
+                list.extend_from_slice(b", ");
+            }
+            list.extend_from_slice(value.as_bytes());
+            if let Ok(list) = HeaderValue::from_bytes(&list) {
+                drop(lines.insert_mult(list));
+            }
+        }
     }
 }
 
@@ -271,6 +290,30 @@ mod tests {
             headers[FORWARDED],
             "for=192.0.2.1;host=\"shop:8080\";proto=http"
         );
+    }
+
+    #[test]
+    fn each_request_of_a_connection_is_told_of_by_its_own_host_and_scheme() {
+        let peer = Peer::new(Some("192.0.2.1".parse().unwrap()), false);
+        let (shop, bank) = (
+            HeaderValue::from_static("shop"),
+            HeaderValue::from_static("bank"),
+        );
+        for (host, scheme, expected) in [
+            (Some(&shop), "http", "for=192.0.2.1;host=\"shop\";proto=http"),
+            (Some(&shop), "http", "for=192.0.2.1;host=\"shop\";proto=http"),
+            (Some(&bank), "http", "for=192.0.2.1;host=\"bank\";proto=http"),
+            (
+                Some(&bank),
+                "https",
+                "for=192.0.2.1;host=\"bank\";proto=https",
+            ),
+            (None, "https", "for=192.0.2.1;proto=https"),
+        ] {
+            let mut headers = HeaderMap::new();
+            write(&mut headers, &peer, host, scheme);
+            assert_eq!(headers[FORWARDED], expected);
+        }
     }
 
     #[test]
