@@ -19,9 +19,16 @@ impl AddressBlock {
     }
 }
 
+/// IPv4 addresses as NAT64 writes them (RFC 6052 section 2.1): all of them are in one /64.
+const NAT64: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+
 impl From<IpAddr> for AddressBlock {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
+            IpAddr::V6(v6) if v6.octets().starts_with(&NAT64) => {
+                let [.., high, low] = v6.segments();
+                IPV4 | u64::from(high) << 16 | u64::from(low)
+            }
             IpAddr::V4(v4) => IPV4 | u64::from(v4.to_bits()),
             IpAddr::V6(v6) => u64::from_be_bytes(
                 *v6.octets()
@@ -48,6 +55,9 @@ mod tests {
         check("2001:db8:0:1::1", "2001:db8:0:2::1", false);
         check("192.0.2.1", "192.0.2.2", false);
         check("192.0.2.1", "::ffff:192.0.2.1", true);
+        check("192.0.2.1", "64:ff9b::192.0.2.1", true);
+        check("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2", false);
+        check("192.0.2.1", "64:ff9b:1::192.0.2.1", false);
         check("192.0.2.1", "::192.0.2.1", false);
         check("127.0.0.1", "::1", false);
         check("0.0.0.0", "::", false);

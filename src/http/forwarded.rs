@@ -300,9 +300,21 @@ mod tests {
             HeaderValue::from_static("bank"),
         );
         for (host, scheme, expected) in [
-            (Some(&shop), "http", "for=192.0.2.1;host=\"shop\";proto=http"),
-            (Some(&shop), "http", "for=192.0.2.1;host=\"shop\";proto=http"),
-            (Some(&bank), "http", "for=192.0.2.1;host=\"bank\";proto=http"),
+            (
+                Some(&shop),
+                "http",
+                "for=192.0.2.1;host=\"shop\";proto=http",
+            ),
+            (
+                Some(&shop),
+                "http",
+                "for=192.0.2.1;host=\"shop\";proto=http",
+            ),
+            (
+                Some(&bank),
+                "http",
+                "for=192.0.2.1;host=\"bank\";proto=http",
+            ),
             (
                 Some(&bank),
                 "https",

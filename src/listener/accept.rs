@@ -45,7 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Most bytes of a client that the kernel keeps and has not sent yet, once it says that there is room. It says so when
 /// half of them are gone. Without a bound it waits for a third of a buffer that it lets grow to megabytes, so that a slow
 /// but steady client looks like one that takes nothing for minutes.
-const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 
 /// Connections that a thread may have beyond the one with the fewest before it hands the next one over.
 const SKEW_MAX: usize = 1;

@@ -161,10 +161,11 @@ impl Phase {
     fn set_deadline(&self) {
         let stalled_until = self.state.stalled_until.load(Ordering::Relaxed);
         match self.now() {
-            // It was set with the first byte; a tunnel has one of its own.
-            HEAD | TUNNEL => {}
+            // It was set with the first byte.
+            HEAD => {}
+            // Also of a tunnel whose 101 is not taken: it has no deadline of its own before that.
             _ if stalled_until != TAKING => self.deadline.set_at(stalled_until),
-            BUSY => self.deadline.clear(),
+            BUSY | TUNNEL => self.deadline.clear(),
             _ => self.deadline.set(self.idle_timeout),
         }
     }
@@ -241,7 +242,6 @@ impl Connection {
 
     /// A request was answered, or a body has ended.
     fn ended(&self) {
-        self.end.take();
         if self.requests.get() == 0 {
             let phase = if self.bodies.get() == 0 { IDLE } else { BODY };
             self.phase.enter(phase);
@@ -296,6 +296,7 @@ impl Drop for Busy {
             connection.place.requests.dec();
         }
         connection.requests.set(connection.requests.get() - 1);
+        connection.end.take();
         connection.ended();
     }
 }

@@ -348,7 +348,8 @@ impl ResponseBody {
             },
             record: Some(record),
             watching: admission.map_or(Watching::No, Watching::Admitted),
-            is_grpc,
+            // gRPC-Web has its trailers in the body: over HTTP/1 hyper would drop ours and end the body as if whole.
+            is_grpc: is_grpc && version == Version::HTTP_2,
         }
     }
 }

@@ -68,9 +68,10 @@ pub(super) fn overrides(query: Option<&str>) -> impl Iterator<Item = Method> + '
         .unwrap_or_default()
         .split(['&', ';'])
         // Most pairs end here.
-        .filter(|pair| pair.starts_with(['_', '%']))
+        .filter(|pair| pair.starts_with(['_', '%', '+', ' ', '.', '[']))
         .filter_map(|pair| form_urlencoded::parse(pair.as_bytes()).next())
-        .filter(|(name, _)| name == "_method")
+        // PHP drops blanks before a name, and makes an underscore of what no variable can be called.
+        .filter(|(name, _)| name.trim_start().replace(['.', ' ', '['], "_") == "_method")
         .filter_map(|(_, value)| {
             Method::from_bytes(value.trim().to_ascii_uppercase().as_bytes()).ok()
         })
@@ -384,6 +385,10 @@ mod tests {
         check("a=1&_method=put", &["PUT"]);
         check("a=1;_method=%64elete+", &["DELETE"]);
         check("%5Fmethod=x&_%6dethod=y", &["X", "Y"]);
+        check(
+            "+_method=a&.method=b&%20%2Emethod=c&[method=d",
+            &["A", "B", "C", "D"],
+        );
         check("_method=&_method&method=DELETE&x_method=PUT&_a=b", &[]);
         assert_eq!(overrides(None).count(), 0);
     }

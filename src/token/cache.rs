@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use moka::sync::Cache;
 
-/// What is asked for, strangers choose; what stands in the table, they do not: only tokens with a good signature get in. So a
-/// secret seed is enough, and the whole of a long token is hashed on every request: `SipHash` took a fifth of the decision.
+/// What is asked for, strangers choose; what stands in the table, they do not: only tokens with a good signature get in. So
+/// a hash that is seeded anew in each process is enough, though this one promises nothing against who can measure it. The
+/// whole of a long token is hashed on every request: `SipHash` took half of the decision.
 type Hasher = foldhash::quality::RandomState;
 
 type Token = Box<[u8]>;

@@ -14,6 +14,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use crate::support::client::Request;
 use crate::support::raw::Raw;
 use crate::support::tokens::LIFETIME;
 use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
@@ -47,9 +48,13 @@ impl Scene {
 
     /// An answer whose first frame has come and whose last is up to us.
     async fn open(&self, token: &str, version: Version) -> (mpsc::Sender<Frame<Bytes>>, Incoming) {
+        let request = self.gateway.get("/events").version(version).bearer(token);
+        self.stream(request).await
+    }
+
+    async fn stream(&self, request: Request) -> (mpsc::Sender<Frame<Bytes>>, Incoming) {
         let (frames, reply) = Reply::stream();
         self.upstream.reply(reply);
-        let request = self.gateway.get("/events").version(version).bearer(token);
         let mut body = within("the head", request.open())
             .await
             .expect("it works")
@@ -138,6 +143,20 @@ async fn a_stream_ends_with_its_session() {
             .any(|(labels, count)| labels["reason"] == "ended_revoked" && *count == 2),
         "{ended:?}"
     );
+}
+
+#[tokio::test]
+async fn over_http1_no_trailer_makes_a_cut_answer_look_whole() {
+    let scene = scene().await;
+    let request = scene
+        .gateway
+        .get("/events")
+        .header("content-type", "application/grpc-web+proto")
+        .bearer(&scene.token("alice", "s1", "a"));
+    let (_frames, mut body) = scene.stream(request).await;
+    let admin = scene.gateway.admin();
+    admin.revoke_session(scene.issuer.url(), "s1").await;
+    is_cut(&mut body).await;
 }
 
 #[tokio::test]

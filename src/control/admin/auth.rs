@@ -164,14 +164,15 @@ impl Callers {
             },
             None => unknown(),
         };
-        match barred {
-            Some(wait) if refused.is_unauthenticated() => Err(Problem::too_many_guesses(wait)),
-            Some(_) => Err(refused),
-            None => {
-                self.guesses.note(client, sent, now);
-                Err(refused)
-            }
+        // What cannot be checked was not wrong.
+        if !refused.is_unauthenticated() {
+            return Err(refused);
         }
+        if let Some(wait) = barred {
+            return Err(Problem::too_many_guesses(wait));
+        }
+        self.guesses.note(client, sent, now);
+        Err(refused)
     }
 
     /// Whose secret it is. Every one is compared, so that the time tells neither which one fits nor how far.
