@@ -28,6 +28,9 @@ pub struct Peer {
     text: HeaderValue,
     /// The address as `Forwarded` writes it.
     node: Box<str>,
+    scheme: &'static str,
+    /// Who it is by its certificate, as headers. Shared by its requests.
+    certificate: Box<[(HeaderName, HeaderValue)]>,
 }
 
 impl Peer {
@@ -48,7 +51,31 @@ impl Peer {
             trusted,
             text: value,
             node,
+            scheme: "http",
+            certificate: Box::default(),
         }
+    }
+
+    /// The same over TLS, with the headers that say who it is by its certificate.
+    #[must_use]
+    pub fn over_tls(self, certificate: Box<[(HeaderName, HeaderValue)]>) -> Self {
+        Self {
+            scheme: "https",
+            certificate,
+            ..self
+        }
+    }
+
+    /// How it speaks to us: `http` or `https`.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
+    /// Who it is by its certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.certificate
     }
 }
 
