@@ -104,8 +104,7 @@ impl Watched {
                 .with_label_values(&[&self.listener, &certificate])
                 .set(i64::try_from(not_after.0).unwrap_or(i64::MAX));
             let listener = &self.listener;
-            match Alarm::of(not_after, now) {
-                _ if quiet => {}
+            match Alarm::of(not_after, now).filter(|_| !quiet) {
                 None => {}
                 Some(Alarm::Ended) => {
                     self.warned_at = Some(now);

@@ -298,7 +298,8 @@ mod tests {
         std::fs::write(&certificate_file, params.self_signed(&key).unwrap().pem()).unwrap();
         std::fs::write(&key_file, key.serialize_pem()).unwrap();
         let tls = |key: &std::path::Path| {
-            format!("tls = {{ certificate = {certificate_file:?}, key = {key:?} }}")
+            let (certificate, key) = (certificate_file.display(), key.display());
+            format!("tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}")
         };
         let settings = good(&with("0.0.0.0:9901", &tls(&key_file)));
         assert!(settings.admin.expect("admin").tls.is_some());

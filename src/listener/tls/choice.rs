@@ -57,3 +57,58 @@ impl ResolvesServerCert for Choice {
             .cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+
+    use super::super::files::PairContents;
+    use super::*;
+    use crate::base::secret::secret;
+
+    fn pair(names: &[&str], algorithm: &'static rcgen::SignatureAlgorithm) -> Pair {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let params = CertificateParams::new(names).unwrap();
+        let content = PairContents {
+            certificate: params.self_signed(&key).unwrap().pem().into_bytes(),
+            key: secret(key.serialize_pem().into_bytes()),
+        };
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        Pair::parse(&content, &provider).expect("a pair")
+    }
+
+    #[test]
+    fn the_exact_name_comes_first_then_the_wildcard_then_the_first_that_can_be_checked() {
+        const EC: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
+        const ED: SignatureScheme = SignatureScheme::ED25519;
+        let choice = Choice::new(vec![
+            pair(&["default.example"], &PKCS_ECDSA_P256_SHA256),
+            pair(&["*.shop.example"], &PKCS_ECDSA_P256_SHA256),
+            pair(&["api.shop.example"], &PKCS_ED25519),
+            pair(&["Api.Shop.Example"], &PKCS_ECDSA_P256_SHA256),
+        ]);
+        let check = |host: Option<&str>, schemes: &[SignatureScheme], expected: Option<usize>| {
+            let chosen = choice.choose(host, schemes);
+            let place = chosen.and_then(|key| {
+                let is_it = |other: &Arc<CertifiedKey>| Arc::ptr_eq(key, other);
+                choice.keys.iter().position(is_it)
+            });
+            assert_eq!(place, expected, "{host:?} {schemes:?}");
+        };
+        check(Some("api.shop.example"), &[EC, ED], Some(2));
+        check(Some("api.shop.example"), &[EC], Some(3));
+        check(Some("API.shop.example"), &[ED], Some(2));
+        check(Some("www.shop.example"), &[EC, ED], Some(1));
+        check(Some("www.shop.example"), &[ED], Some(2));
+        for host in [
+            None,
+            Some("shop.example"),
+            Some("a.b.shop.example"),
+            Some(""),
+        ] {
+            check(host, &[EC, ED], Some(0));
+        }
+        check(None, &[SignatureScheme::RSA_PSS_SHA256], None);
+    }
+}

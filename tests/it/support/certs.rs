@@ -103,8 +103,14 @@ impl Folder {
     pub(crate) fn pair(&self, name: &str, issued: &Issued) -> String {
         let certificate = self.write(&format!("{name}.crt"), &issued.certificate);
         let key = self.write(&format!("{name}.key"), &issued.key);
-        format!("certificate = {certificate:?}, key = {key:?}")
+        files(&certificate, &key)
     }
+}
+
+/// `certificate = …, key = …` of files.
+pub(crate) fn files(certificate: &Path, key: &Path) -> String {
+    let (certificate, key) = (certificate.display(), key.display());
+    format!("certificate = \"{certificate}\", key = \"{key}\"")
 }
 
 /// A client of TLS.
