@@ -9,6 +9,7 @@ use crate::base::names::{IssuerName, UpstreamName};
 use crate::config::settings;
 use crate::identity::ProtectedNames;
 use crate::jwks::{KeyTable, RefreshGate};
+use crate::listener;
 use crate::plan::{Plan, Route};
 use crate::policy::{Auth, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
@@ -37,6 +38,7 @@ pub(super) fn plan(
     routes: Vec<settings::Route>,
     upstreams: Vec<upstream::Options>,
     issuers: &[Arc<Issuer>],
+    listeners: &[listener::Options],
     access_log: bool,
 ) -> Result<Plan, Conflict> {
     let by_name: HashMap<&IssuerName, &Arc<Issuer>> = issuers
@@ -56,7 +58,12 @@ pub(super) fn plan(
             .map(|mapping| &mapping.header)
             .chain(&issuer.headers.payload)
     });
-    let protected = ProtectedNames::new(headers);
+    // Those of certificates on every listener: a service does not know which one a request came by.
+    let certificates = listeners
+        .iter()
+        .filter_map(|listener| listener.tls.as_ref());
+    let certificates = certificates.flat_map(|tls| tls.options().headers.names());
+    let protected = ProtectedNames::new(headers.chain(certificates));
     let mut sets: HashMap<Vec<IssuerName>, IssuerSet> = HashMap::new();
     let mut protections = Protections::default();
     let mut patterns = Vec::with_capacity(routes.len());

@@ -20,6 +20,7 @@ use crate::base::clock::Clock;
 use crate::config::Settings;
 use crate::config::settings::{self, Shutdown};
 use crate::control::admin::{Admin, Door, serve, serve_probes};
+use crate::control::certificates::{Watched, watch};
 use crate::control::denylist::{
     IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
 };
@@ -106,6 +107,7 @@ impl Gateway {
             settings.routes,
             settings.upstreams,
             &issuers,
+            &settings.listeners,
             settings.telemetry.access_log,
         )
         .map_err(StartError::Routes)?;
@@ -136,6 +138,8 @@ impl Gateway {
             metrics: metrics.clone(),
         });
         let draining = Arc::new(AtomicBool::new(false));
+        let watch_clock = clock.clone();
+        let admin_tls = settings.admin.as_ref().and_then(|admin| admin.tls.clone());
         let admin = match settings.admin {
             None => None,
             Some(admin) => {
@@ -160,8 +164,19 @@ impl Gateway {
         };
 
         let end = End::default();
+        let tls: Vec<_> = settings.listeners.iter().map(|l| l.tls.clone()).collect();
         let (addresses, threads) =
             start_threads(settings.listeners, settings.workers.get(), &shared, &end)?;
+        let listeners = addresses.iter().map(ToString::to_string).zip(tls);
+        let api = admin.map(|admin| (admin.api.to_string(), admin_tls));
+        let watched: Vec<_> = listeners
+            .chain(api)
+            .filter_map(|(address, tls)| Some(Watched::new(address, tls?)))
+            .collect();
+        if !watched.is_empty() {
+            let expiry = metrics.certificate_expiry.clone();
+            tasks.spawn(watch(watched, expiry, watch_clock, control.clone()));
+        }
         Ok(Self {
             addresses,
             admin,
@@ -374,7 +389,7 @@ async fn start_admin(
 ) -> Result<AdminAddresses, StartError> {
     let (listener, api) = listen(settings.address).await?;
     tracing::info!(address = %api, "the admin API answers");
-    if !api.ip().is_loopback() {
+    if !api.ip().is_loopback() && settings.tls.is_none() {
         tracing::warn!(
             address = %api,
             "admin.insecure: the admin API can be reached from other machines and has no TLS; whoever is on the way reads its callers' secrets"
@@ -402,9 +417,10 @@ async fn start_admin(
     });
     let refusals = report.shared.metrics.admin_refusals.clone();
     let views = report.views();
+    let tls = settings.tls.clone();
     let admin = Admin::new(settings, revocations, views, clock, door, refusals);
     let admin = Arc::new(admin);
-    tasks.spawn(serve(listener, admin, control.clone()));
+    tasks.spawn(serve(listener, tls, admin, control.clone()));
     Ok(AdminAddresses { api, probes })
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::print::harmless;
 use crate::base::secret::{ExposeSecret, Secret, secret};
-use crate::http::client::{Client, ClientError, PlainHttp, is_loopback};
+use crate::http::client::{Client, ClientError, PlainHttp, Roots, is_loopback};
 
 /// The environment variable that holds the bearer token of the admin API.
 const TOKEN_VARIABLE: &str = "JOTGATE_ADMIN_TOKEN";
@@ -27,12 +27,18 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest token file read, in bytes. Servers refuse longer headers.
 const TOKEN_FILE_BYTES_MAX: u64 = 8 * 1024;
 
+/// Largest file of authorities read, in bytes. A bundle of all public ones has a quarter of it.
+const CA_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
 /// Where the admin API is.
 #[derive(Debug, Args)]
 pub(super) struct AdminUrl {
     /// The gateway's admin API
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9901")]
     admin: Uri,
+    /// The authority of its certificate, a PEM file, for https:// [default: those of the system]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 /// Where the admin API is, and who asks.
@@ -54,8 +60,12 @@ pub(super) struct AdminArgs {
 pub(super) enum AdminError {
     #[error("--admin: {0} is no address of an admin API; write one such as http://127.0.0.1:9901")]
     Url(Box<Uri>),
+    #[error("--ca: means nothing for {0}; write --admin https://…, or leave it out")]
+    CaWithoutTls(Box<Uri>),
+    #[error("--ca: cannot read {path}: {source}", path = path.display())]
+    CaFile { path: PathBuf, source: io::Error },
     #[error(
-        "--admin: {0} is another machine, and the admin token would travel in the clear; forward the port \
+        "--admin: {0} is another machine, and the admin token would travel in the clear; use https://, or forward the port \
          (ssh -L 9901:127.0.0.1:9901, kubectl port-forward) and use http://127.0.0.1:9901"
     )]
     Exposed(Box<Uri>),
@@ -92,8 +102,13 @@ impl AdminError {
     /// Whether the command line is at fault.
     pub(super) const fn is_usage(&self) -> bool {
         match self {
-            Self::Url(_) | Self::Exposed(_) | Self::NoToken | Self::TokenForm => true,
-            Self::TokenFile { .. }
+            Self::Url(_)
+            | Self::CaWithoutTls(_)
+            | Self::Exposed(_)
+            | Self::NoToken
+            | Self::TokenForm => true,
+            Self::CaFile { .. }
+            | Self::TokenFile { .. }
             | Self::Unreachable { .. }
             | Self::Late(_)
             | Self::Broken { .. }
@@ -142,11 +157,17 @@ impl AdminClient {
     /// With the token of the file, else of the environment.
     pub(super) fn new(args: &AdminArgs) -> Result<Self, AdminError> {
         let mut client = Self::anonymous(&args.url)?;
-        if !is_loopback(client.url.host().unwrap_or_default()) {
+        let is_plain = client.url.scheme_str() == Some("http");
+        if is_plain && !is_loopback(client.url.host().unwrap_or_default()) {
             return Err(AdminError::Exposed(Box::new(client.url)));
         }
         let token = match &args.admin_token_file {
-            Some(path) => read_token(path)?,
+            Some(path) => {
+                read(path, TOKEN_FILE_BYTES_MAX).map_err(|source| AdminError::TokenFile {
+                    path: path.clone(),
+                    source,
+                })?
+            }
             None => std::env::var(TOKEN_VARIABLE)
                 .map_err(|_| AdminError::NoToken)?
                 .into_bytes(),
@@ -162,17 +183,29 @@ impl AdminClient {
     /// Without a token, for what needs none.
     pub(super) fn anonymous(args: &AdminUrl) -> Result<Self, AdminError> {
         let url = args.admin.clone();
-        let is_base = url.scheme_str() == Some("http")
+        let is_base = matches!(url.scheme_str(), Some("http" | "https"))
             && url.authority().is_some_and(|a| !a.as_str().contains('@'))
             && url.path_and_query().is_none_or(|path| path.as_str() == "/");
         if !is_base {
             return Err(AdminError::Url(Box::new(url)));
         }
+        // Where a token goes is decided above.
+        let client = match (&args.ca, url.scheme_str()) {
+            (None, Some("https")) => Client::new(Roots::System, PlainHttp::Everywhere),
+            (None, _) => Client::plain(PlainHttp::Everywhere),
+            (Some(path), Some("https")) => {
+                let pem = read(path, CA_FILE_BYTES_MAX).map_err(|source| AdminError::CaFile {
+                    path: path.clone(),
+                    source,
+                })?;
+                Client::new(Roots::Pem(&pem), PlainHttp::Everywhere)
+            }
+            (Some(_), _) => return Err(AdminError::CaWithoutTls(Box::new(url))),
+        };
         Ok(Self {
             url,
             token: None,
-            // Where a token goes is decided above.
-            client: Client::plain(PlainHttp::Everywhere),
+            client,
         })
     }
 
@@ -264,19 +297,13 @@ impl AdminClient {
     }
 }
 
-fn read_token(path: &std::path::Path) -> Result<Vec<u8>, AdminError> {
+fn read(path: &std::path::Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     use io::Read;
-    let read = || {
-        let mut token = vec![];
-        std::fs::File::open(path)?
-            .take(TOKEN_FILE_BYTES_MAX)
-            .read_to_end(&mut token)?;
-        Ok(token)
-    };
-    read().map_err(|source| AdminError::TokenFile {
-        path: path.to_owned(),
-        source,
-    })
+    let mut content = vec![];
+    std::fs::File::open(path)?
+        .take(bytes_max)
+        .read_to_end(&mut content)?;
+    Ok(content)
 }
 
 #[cfg(test)]
@@ -290,6 +317,7 @@ mod tests {
     fn url(text: &str) -> AdminUrl {
         AdminUrl {
             admin: text.parse().expect("a URI"),
+            ca: None,
         }
     }
 
@@ -392,12 +420,25 @@ mod tests {
             AdminClient::anonymous(&url("http://gateway:9901")).is_ok(),
             "health"
         );
+        assert!(client("https://gateway:9901", "t").is_ok(), "over TLS");
+    }
+
+    #[test]
+    fn an_authority_is_for_tls_and_must_be_there() {
+        let anonymous = |at: &str| {
+            let ca = Some(PathBuf::from("/there/is/no/ca.pem"));
+            AdminClient::anonymous(&AdminUrl { ca, ..url(at) })
+        };
+        let plain = anonymous("http://127.0.0.1:9901").expect_err("no TLS");
+        assert!(matches!(plain, AdminError::CaWithoutTls(_)) && plain.is_usage());
+        let missing = anonymous("https://127.0.0.1:9901").expect_err("no file");
+        assert!(matches!(missing, AdminError::CaFile { .. }), "{missing}");
     }
 
     #[test]
     fn only_a_base_url_is_an_address() {
         for wrong in [
-            "https://127.0.0.1",
+            "ftp://127.0.0.1",
             "/v1",
             "127.0.0.1:9901",
             "http://127.0.0.1/v1",

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{ConfigArgs, Failure, Format, print};
+use crate::base::clock::{Clock, UnixSeconds};
 use crate::config::{self, Settings, settings};
 use crate::policy::Auth;
 
@@ -41,9 +42,21 @@ pub(super) fn check(args: CheckArgs, out: &mut dyn Write) -> Result<(), Failure>
             print::table(out, &HEAD, &cells)?;
             let public = rows.iter().filter(|row| row.auth == Auth::Public).count();
             writeln!(out, "\n{} routes, {public} public", rows.len())?;
+            for certificate in expired(&settings, Clock::system().now()) {
+                writeln!(out, "warning: {certificate} has expired: clients refuse it")?;
+            }
         }
     }
     Ok(())
+}
+
+/// Certificates that have ended. No fault: the gateway serves those who do not look, and renewal is on its way.
+fn expired(settings: &Settings, now: UnixSeconds) -> Vec<String> {
+    let listeners = settings.listeners.iter().filter_map(|l| l.tls.as_ref());
+    let admin = settings.admin.iter().filter_map(|admin| admin.tls.as_ref());
+    let all = listeners.chain(admin).flat_map(|tls| tls.expiries());
+    let ended = all.filter(|(_, not_after)| *not_after < now);
+    ended.map(|(files, _)| files.to_string()).collect()
 }
 
 const HEAD: [&str; 8] = [

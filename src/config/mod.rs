@@ -45,11 +45,49 @@ mod tests {
             .map(|entry| entry.expect("an entry").path())
             .collect();
         assert!(files.len() >= 5, "{files:?}");
+        let (_folder, certificates) = edge();
         for file in files {
             let text = std::fs::read_to_string(&file).expect("an example");
-            let settings = load_str(&file.display().to_string(), &text, &env());
+            let mut env = env();
+            if file.ends_with("edge.toml") {
+                env.extend(certificates.iter().cloned());
+            }
+            let settings = load_str(&file.display().to_string(), &text, &env);
             assert!(settings.is_ok(), "{}", settings.expect_err("faults"));
         }
+    }
+
+    /// A pair for each certificate of `edge.toml`, and an authority, by the environment.
+    fn edge() -> (tempfile::TempDir, Vec<(String, String)>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        let write = |name: &str, content: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).expect("written");
+            path.display().to_string()
+        };
+        let certificate = write("certificate", certificate);
+        let key = write("key", key.serialize_pem());
+        let mut env = vec![(
+            "JOTGATE__LISTENERS__1__TLS__CLIENT_CA".to_owned(),
+            certificate.clone(),
+        )];
+        for table in [
+            "LISTENERS__0__TLS__CERTIFICATES__0",
+            "LISTENERS__0__TLS__CERTIFICATES__1",
+            "LISTENERS__1__TLS",
+            "ADMIN__TLS",
+        ] {
+            env.push((
+                format!("JOTGATE__{table}__CERTIFICATE"),
+                certificate.clone(),
+            ));
+            env.push((format!("JOTGATE__{table}__KEY"), key.clone()));
+        }
+        (folder, env)
     }
 
     #[test]

@@ -60,6 +60,7 @@ sections! {
     /// `[[listeners]]`
     Listener {
         address: String,
+        tls: Tls,
         http2: bool,
         trusted_proxies: List<String>,
         max_connections: u64,
@@ -75,6 +76,29 @@ sections! {
         body_min_rate: Size,
         answer_min_rate: Size,
         max_streams: u64,
+    }
+
+    /// `listeners.tls`
+    Tls {
+        certificate: String,
+        key: String,
+        certificates: List<CertificatePair>,
+        client_ca: String,
+        client_auth: String,
+        client_certificate_headers: CertificateHeaders,
+        handshake_timeout: Span,
+    }
+
+    /// `listeners.tls.certificates`
+    CertificatePair {
+        certificate: String,
+        key: String,
+    }
+
+    /// `listeners.tls.client_certificate_headers`
+    CertificateHeaders {
+        subject: String,
+        san: String,
     }
 
     /// `listeners.failure_limit`
@@ -185,12 +209,21 @@ sections! {
     /// `[admin]`
     Admin {
         address: String,
+        tls: AdminTls,
         insecure: bool,
         hosts: List<String>,
         probes_address: String,
         tokens: List<AdminToken>,
         issuer: String,
         scopes: AdminScopes,
+    }
+
+    /// `admin.tls`
+    AdminTls {
+        certificate: String,
+        key: String,
+        client_ca: String,
+        client_auth: String,
     }
 
     /// `admin.scopes`
@@ -232,6 +265,12 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("token_cache", TokenCache::KEYS),
     ("shutdown", Shutdown::KEYS),
     ("listeners[]", Listener::KEYS),
+    ("listeners[].tls", Tls::KEYS),
+    ("listeners[].tls.certificates[]", CertificatePair::KEYS),
+    (
+        "listeners[].tls.client_certificate_headers",
+        CertificateHeaders::KEYS,
+    ),
     ("listeners[].failure_limit", FailureLimit::KEYS),
     ("issuers[]", Issuer::KEYS),
     ("issuers[].secret", SecretTable::KEYS),
@@ -242,6 +281,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("routes[].cors", Cors::KEYS),
     ("denylist", Denylist::KEYS),
     ("admin", Admin::KEYS),
+    ("admin.tls", AdminTls::KEYS),
     ("admin.scopes", AdminScopes::KEYS),
     ("admin.tokens[]", AdminToken::KEYS),
     ("admin.tokens[].secret", SecretTable::KEYS),
@@ -252,7 +292,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
 /// Keys that the design has and this version does not, by the shape of their table.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
-    ("listeners[]", &["tls", "proxy_protocol"]),
+    ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
     (
         "upstreams[]",
@@ -260,7 +300,6 @@ const LATER: &[(&str, &[&str])] = &[
     ),
     ("routes[]", &["expression", "mode", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
-    ("admin", &["tls"]),
     ("telemetry", &["otlp"]),
 ];
 

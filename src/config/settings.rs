@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Uri};
@@ -13,6 +14,7 @@ use crate::base::secret::Secret;
 use crate::http::cors::Cors;
 use crate::identity::HeaderMap;
 use crate::listener;
+use crate::listener::tls::Tls;
 use crate::policy::{Auth, Requirement};
 use crate::route::{HostPattern, PathPattern};
 use crate::telemetry::logs::Format;
@@ -137,8 +139,10 @@ pub struct Denylist {
 /// `[admin]`
 #[derive(Debug)]
 pub struct Admin {
-    /// Loopback, unless the file says `insecure = true`: this listener has no TLS yet.
+    /// Loopback, unless there is TLS or the file says `insecure = true`.
     pub address: SocketAddr,
+    /// None: plain HTTP.
+    pub tls: Option<Arc<Tls>>,
     /// By which names it is called, beside addresses and names that nobody can register. Default: none.
     pub hosts: Vec<HostPattern>,
     /// Where `/live`, `/ready` and `/metrics` are answered too, and nothing else. Any address.

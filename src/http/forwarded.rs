@@ -29,8 +29,11 @@ pub struct Peer {
     text: HeaderValue,
     /// The address as `Forwarded` writes it.
     node: Box<str>,
-    /// What `Forwarded` said last, and of which host and scheme: the requests of a connection rarely differ in that.
-    last: RefCell<Option<(Option<HeaderValue>, &'static str, HeaderValue)>>,
+    scheme: &'static str,
+    /// Who it is by its certificate, as headers. Shared by its requests.
+    certificate: Box<[(HeaderName, HeaderValue)]>,
+    /// What `Forwarded` said last, and of which host: the requests of a connection rarely differ in that.
+    last: RefCell<Option<(Option<HeaderValue>, HeaderValue)>>,
 }
 
 impl Peer {
@@ -51,16 +54,39 @@ impl Peer {
             trusted,
             text: value,
             node,
+            scheme: "http",
+            certificate: Box::default(),
             last: RefCell::default(),
         }
     }
 
+    /// The same over TLS, with the headers that say who it is by its certificate.
+    #[must_use]
+    pub fn over_tls(self, certificate: Box<[(HeaderName, HeaderValue)]>) -> Self {
+        Self {
+            scheme: "https",
+            certificate,
+            ..self
+        }
+    }
+
+    /// How it speaks to us: `http` or `https`.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
+    /// Who it is by its certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.certificate
+    }
+
     /// This peer as an element of `Forwarded` (RFC 7239 section 4).
-    fn element(&self, host: Option<&HeaderValue>, scheme: &'static str) -> Option<HeaderValue> {
+    fn element(&self, host: Option<&HeaderValue>) -> Option<HeaderValue> {
         let mut last = self.last.borrow_mut();
-        if let Some((of_host, of_scheme, element)) = &*last
+        if let Some((of_host, element)) = &*last
             && of_host.as_ref() == host
-            && *of_scheme == scheme
         {
             return Some(element.clone());
         }
@@ -69,9 +95,9 @@ impl Peer {
             // A host has neither quotes nor backslashes: it was parsed.
             let _ = write!(text, ";host=\"{host}\"");
         }
-        let _ = write!(text, ";proto={scheme}");
+        let _ = write!(text, ";proto={}", self.scheme);
         let element = HeaderValue::try_from(text).ok()?;
-        *last = Some((host.cloned(), scheme, element.clone()));
+        *last = Some((host.cloned(), element.clone()));
         Some(element)
     }
 }
@@ -231,19 +257,14 @@ pub fn is_kept_from_trusted(name: &HeaderName) -> bool {
 }
 
 /// Writes the forwarding headers. What an untrusted peer said must be gone already.
-pub fn write(
-    headers: &mut HeaderMap,
-    peer: &Peer,
-    host: Option<&HeaderValue>,
-    scheme: &'static str,
-) {
-    if let Some(element) = peer.element(host, scheme) {
+pub fn write(headers: &mut HeaderMap, peer: &Peer, host: Option<&HeaderValue>) {
+    if let Some(element) = peer.element(host) {
         append(headers, FORWARDED, element);
     }
     append(headers, X_FORWARDED_FOR, peer.text.clone());
     headers
         .entry(X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static(scheme));
+        .or_insert(HeaderValue::from_static(peer.scheme));
     if let Some(host) = host {
         headers
             .entry(X_FORWARDED_HOST)
@@ -281,7 +302,6 @@ mod tests {
             &mut headers,
             &peer,
             Some(&HeaderValue::from_static("shop:8080")),
-            "http",
         );
         assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.1");
         assert_eq!(headers[X_FORWARDED_PROTO], "http");
@@ -293,39 +313,28 @@ mod tests {
     }
 
     #[test]
-    fn each_request_of_a_connection_is_told_of_by_its_own_host_and_scheme() {
+    fn each_request_of_a_connection_is_told_of_by_its_own_host() {
         let peer = Peer::new(Some("192.0.2.1".parse().unwrap()), false);
         let (shop, bank) = (
             HeaderValue::from_static("shop"),
             HeaderValue::from_static("bank"),
         );
-        for (host, scheme, expected) in [
-            (
-                Some(&shop),
-                "http",
-                "for=192.0.2.1;host=\"shop\";proto=http",
-            ),
-            (
-                Some(&shop),
-                "http",
-                "for=192.0.2.1;host=\"shop\";proto=http",
-            ),
-            (
-                Some(&bank),
-                "http",
-                "for=192.0.2.1;host=\"bank\";proto=http",
-            ),
-            (
-                Some(&bank),
-                "https",
-                "for=192.0.2.1;host=\"bank\";proto=https",
-            ),
-            (None, "https", "for=192.0.2.1;proto=https"),
-        ] {
+        let check = |peer: &Peer, host: Option<&HeaderValue>, expected: &str| {
             let mut headers = HeaderMap::new();
-            write(&mut headers, &peer, host, scheme);
+            write(&mut headers, peer, host);
             assert_eq!(headers[FORWARDED], expected);
+        };
+        for _ in 0..2 {
+            check(&peer, Some(&shop), "for=192.0.2.1;host=\"shop\";proto=http");
         }
+        check(&peer, Some(&bank), "for=192.0.2.1;host=\"bank\";proto=http");
+        check(&peer, None, "for=192.0.2.1;proto=http");
+        let peer = peer.over_tls(Box::default());
+        check(
+            &peer,
+            Some(&shop),
+            "for=192.0.2.1;host=\"shop\";proto=https",
+        );
     }
 
     #[test]
@@ -336,7 +345,7 @@ mod tests {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
         headers.insert(FORWARDED, HeaderValue::from_static("for=198.51.100.7"));
         let peer = Peer::new(Some("2001:db8::1".parse().unwrap()), true);
-        write(&mut headers, &peer, None, "http");
+        write(&mut headers, &peer, None);
         assert_eq!(
             headers[X_FORWARDED_FOR],
             "198.51.100.7, 203.0.113.9, 2001:db8::1"

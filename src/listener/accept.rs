@@ -490,6 +490,7 @@ mod tests {
     fn options() -> Options {
         Options {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            tls: None,
             http2: true,
             trusted_proxies: vec![],
             max_connections: 1,

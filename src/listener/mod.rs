@@ -10,6 +10,7 @@ mod io;
 mod options;
 mod pace;
 mod serve;
+pub mod tls;
 
 pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind};
 pub use connection::{Busy, Coming, Connection, MayEnd};

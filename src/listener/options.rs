@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::tls::Tls;
 use crate::base::failures::Budget;
 
 /// Where a listener listens.
@@ -23,7 +25,9 @@ pub enum Address {
 pub struct Options {
     /// Where.
     pub address: Address,
-    /// HTTP/2 by prior knowledge. Default true.
+    /// None, the default: plain HTTP.
+    pub tls: Option<Arc<Tls>>,
+    /// HTTP/2, by prior knowledge; under TLS, by ALPN alone. Default true.
     pub http2: bool,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are believed. Default: none.
     pub trusted_proxies: Vec<IpNet>,

@@ -260,6 +260,7 @@ mod tests {
     ) -> (DuplexStream, JoinHandle<Result<(), ConnectionFault>>) {
         let options = Rc::new(Options {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            tls: None,
             http2: true,
             trusted_proxies: vec![],
             max_connections: 8,

@@ -1,4 +1,4 @@
-//! HTTP on one connection, from its first byte to its last: tells HTTP/1 from HTTP/2, sets every limit, and ends what
+//! One connection, from its first byte to its last: takes TLS off where there is some, tells HTTP/1 from HTTP/2, sets every limit, and ends what
 //! waits for too long.
 
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::Place;
@@ -60,6 +60,12 @@ pub enum ConnectionFault {
     /// The client took its answer too slowly, or not at all.
     #[error("the client takes its answer too slowly")]
     SlowReader,
+    /// The handshake of TLS failed: no TLS, none that both know, or a certificate that is not accepted.
+    #[error("the TLS handshake failed: {0}")]
+    Tls(#[source] io::Error),
+    /// The handshake of TLS took too long.
+    #[error("the TLS handshake took too long")]
+    TlsTimeout,
     /// No first byte in time.
     #[error("the connection stayed silent")]
     Silent,
@@ -78,6 +84,8 @@ impl ConnectionFault {
             Self::Http(_) => "http",
             Self::HeaderTimeout => "header_timeout",
             Self::SlowReader => "slow_reader",
+            Self::Tls(_) => "tls",
+            Self::TlsTimeout => "tls_timeout",
             Self::Silent => "silent",
             Self::Flood => "flood",
         }
@@ -121,8 +129,59 @@ where
     F: Front,
 {
     let mut first = First::default();
-    let is_http2 =
-        options.http2 && tell_protocol(&mut stream, &mut first, &options, deadlines).await?;
+    let Some(tls) = &options.tls else {
+        let is_http2 =
+            options.http2 && tell_protocol(&mut stream, &mut first, &options, deadlines).await?;
+        let opened = Opened {
+            stream,
+            first,
+            is_http2,
+            peer,
+        };
+        return serve_http(opened, place, options, front, deadlines, drain).await;
+    };
+    let secured = deadlines
+        .within(tls.options().handshake_timeout, tls.accept(stream))
+        .await
+        .map_err(|_| ConnectionFault::TlsTimeout)?
+        .map_err(ConnectionFault::Tls)?;
+    let opened = Opened {
+        stream: secured.stream,
+        first,
+        is_http2: secured.http2,
+        peer: peer.over_tls(secured.headers),
+    };
+    // In a box, so that connections without TLS have no room for it.
+    Box::pin(serve_http(opened, place, options, front, deadlines, drain)).await
+}
+
+/// A connection whose protocol is known.
+struct Opened<S> {
+    stream: S,
+    /// What was read to tell it.
+    first: First,
+    is_http2: bool,
+    peer: Peer,
+}
+
+async fn serve_http<S, F>(
+    opened: Opened<S>,
+    place: Place,
+    options: Rc<Options>,
+    front: Rc<F>,
+    deadlines: &Deadlines,
+    drain: CancellationToken,
+) -> Result<(), ConnectionFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Front,
+{
+    let Opened {
+        stream,
+        first,
+        is_http2,
+        peer,
+    } = opened;
     let deadline = deadlines.deadline();
     let header_timeout = (!is_http2).then_some(options.header_timeout);
     let phase = Phase::new(deadline.handle(), header_timeout, options.idle_timeout);
@@ -252,7 +311,8 @@ where
         // Best effort, and never waited for: whoever trickles bytes in may not read either.
         let written = poll_fn(|cx| Poll::Ready(Pin::new(&mut stream).poll_write(cx, answer))).await;
         drop(written);
-        drop(stream.shutdown().await);
+        let shut = poll_fn(|cx| Poll::Ready(Pin::new(&mut stream).poll_shutdown(cx))).await;
+        drop(shut);
         return Err(ConnectionFault::HeaderTimeout);
     }
     if too_late && phase.is_stalled() {

@@ -798,6 +798,7 @@ mod tests {
         let metrics = Metrics::new();
         let options = Options {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            tls: None,
             http2: false,
             trusted_proxies: vec![],
             max_connections: 8,

@@ -170,7 +170,10 @@ pub(super) fn rewrite(parts: &mut Parts, outgoing: &Outgoing<'_>) -> Result<(), 
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    forwarded::write(headers, outgoing.peer, outgoing.authority, "http");
+    for (name, value) in outgoing.peer.certificate() {
+        headers.insert(name.clone(), value.clone());
+    }
+    forwarded::write(headers, outgoing.peer, outgoing.authority);
     parts.uri = target(parts, query.as_deref(), outgoing)?;
     let headers = &mut parts.headers;
     if outgoing.http2 {

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub admin_refusals: IntCounterVec,
     /// Client connections that ended with an error, by reason.
     pub connection_errors: IntCounterVec,
+    /// When certificates end, by listener and certificate.
+    pub certificate_expiry: IntGaugeVec,
     /// Usable keys, by issuer.
     pub key_set_keys: IntGaugeVec,
     /// When the keys were last seen good, by issuer.
@@ -196,6 +198,12 @@ impl Metrics {
                 "jotgate_connection_errors_total",
                 "Client connections that ended with an error.",
                 &["reason"],
+            ),
+            certificate_expiry: gauges(
+                &registry,
+                "jotgate_certificate_expiry_timestamp_seconds",
+                "When the certificate ends, in seconds since 1970.",
+                &["listener", "certificate"],
             ),
             key_set_keys: gauges(
                 &registry,

@@ -2,7 +2,8 @@
 
 use tokio::process::Command;
 
-use crate::support::{Gateway, Issuer, Reply, Upstream, within};
+use crate::support::certs::{Authority, Folder};
+use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, within};
 
 struct Scene {
     issuer: Issuer,
@@ -133,4 +134,45 @@ async fn curl_is_not_confused_by_an_early_refusal() {
         }
     }
     assert_eq!(scene.upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn curl_speaks_tls_and_refuses_another_authority() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let pair = folder.pair("server", &authority.server(&["localhost"]));
+    let ca = folder.write("ca.pem", authority.pem());
+    let other = folder.write("other.pem", Authority::new().pem());
+    let gateway = Setup::new(&issuer, &upstream)
+        .listener(format!("tls = {{ {pair} }}"))
+        .start()
+        .await;
+    let bearer = format!("Authorization: Bearer {}", issuer.token("alice").sign());
+    let url = format!("https://localhost:{}/orders", gateway.address().port());
+    let curl = async |args: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-i", "-4", "--max-time", "20", "--noproxy", "*"])
+            .args(["-H", &bearer, &url])
+            .args(args);
+        within("curl", curl.output()).await.expect("curl is there")
+    };
+    let ca = ca.to_str().unwrap();
+    for (flag, version) in [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2")] {
+        for tls in ["--tlsv1.3", "--tls-max=1.2"] {
+            // curl wants the value apart.
+            let tls: Vec<&str> = tls.split('=').collect();
+            let output = curl(&[&["--cacert", ca, flag], &tls[..]].concat()).await;
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(said.starts_with(&format!("{version} 200")), "{output:?}");
+            let seen = upstream.last();
+            assert_eq!(
+                seen.aliases("x-forwarded-proto"),
+                ["x-forwarded-proto: https"]
+            );
+            assert_eq!(seen.aliases("x-user-id"), ["x-user-id: alice"]);
+        }
+    }
+    let refused = curl(&["--cacert", other.to_str().unwrap()]).await;
+    assert_eq!(refused.status.code(), Some(60), "{refused:?}");
+    assert_eq!(upstream.count(), 4);
 }

@@ -235,7 +235,7 @@ async fn an_admin_api_that_others_reach_is_refused_or_warned_of_once() {
     assert_eq!(refused.ended().await.code(), Some(2));
     let said = refused.line(&["admin.address"]).await;
     assert!(
-        said.contains("has no TLS yet") && said.contains("insecure = true"),
+        said.contains("has no TLS") && said.contains("insecure = true"),
         "{said}"
     );
 

@@ -23,5 +23,6 @@ mod streams;
 mod support;
 mod targets;
 mod time;
+mod tls;
 mod token_places;
 mod token_rules;

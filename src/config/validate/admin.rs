@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::check::{Check, Unique};
 use super::issuers::Names;
 use super::routes::scope;
+use super::tls;
 use crate::base::names::IssuerName;
 use crate::base::secret::{ExposeSecret, Secret, equal};
 use crate::config::place::KeyPath;
@@ -33,15 +34,19 @@ pub(super) fn admin(
             "address = \"127.0.0.1:9901\"",
         )
         .and_then(|text| address(&at.key("address"), text, listeners, check));
+    let tls = raw.tls.as_ref();
+    let tls = tls.map(|raw| tls::admin(raw, &at.key("tls"), check));
     if let Some(api) = api
         && !api.ip().is_loopback()
+        && tls.is_none()
+        && !check.is_hole(&at.key("tls"))
         && raw.insecure != Some(true)
         && !check.is_hole(&at.key("insecure"))
     {
         check.fault(
             &at.key("address"),
             format!(
-                "\"{api}\" can be reached from other machines, and this listener has no TLS yet, so whoever is on the way reads its callers' secrets; write \"127.0.0.1:{port}\", or insecure = true where nobody is; for probes and metrics alone: probes_address = \"{api}\"",
+                "\"{api}\" can be reached from other machines, and this listener has no TLS, so whoever is on the way reads its callers' secrets; write \"127.0.0.1:{port}\", tls = {{ certificate = \"tls.crt\", key = \"tls.key\" }}, or insecure = true where nobody is; for probes and metrics alone: probes_address = \"{api}\"",
                 port = api.port()
             ),
         );
@@ -100,6 +105,11 @@ pub(super) fn admin(
         .collect();
     Some(Admin {
         address: api?,
+        // Never plain where the file says TLS.
+        tls: match tls {
+            None => None,
+            Some(tls) => Some(tls?),
+        },
         hosts,
         probes,
         tokens,
@@ -275,12 +285,29 @@ mod tests {
             check(
                 &with(address, "insecure = false"),
                 "admin.address",
-                "has no TLS yet",
+                "has no TLS",
             );
             let settings = good(&with(address, "insecure = true"));
             let made = settings.admin.expect("admin").address.to_string();
             assert_eq!(made, address);
         }
+        let folder = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+        let (certificate_file, key_file) = (folder.path().join("crt"), folder.path().join("key"));
+        std::fs::write(&certificate_file, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let tls = |key: &std::path::Path| {
+            let (certificate, key) = (certificate_file.display(), key.display());
+            format!("tls = {{ certificate = \"{certificate}\", key = \"{key}\" }}")
+        };
+        let settings = good(&with("0.0.0.0:9901", &tls(&key_file)));
+        assert!(settings.admin.expect("admin").tls.is_some());
+        check(
+            &with("0.0.0.0:9901", &tls(&certificate_file)),
+            "admin.tls.key",
+            "no private key",
+        );
         // Whoever wrote something there is told what is wrong with it, and not to write it.
         check(
             &with("0.0.0.0:9901", "insecure = \"yes\""),

@@ -88,7 +88,7 @@ pub(super) fn headers(raw: &raw::Issuer, at: &KeyPath, check: &mut Check<'_>) ->
     }
 }
 
-fn name(
+pub(super) fn name(
     text: &str,
     path: &KeyPath,
     seen: &mut Vec<(String, KeyPath)>,
@@ -99,7 +99,7 @@ fn name(
     if is_reserved(&folded) {
         check.fault(
             path,
-            format!("{text:?} must not be made from a claim, because it means something to HTTP or to the gateway; write another name, such as \"x-user-id\""),
+            format!("{text:?} must not be made from a claim or a certificate, because it means something to HTTP or to the gateway; write another name, such as \"x-user-id\""),
         );
         return None;
     }
@@ -122,7 +122,7 @@ pub(super) fn header_name(text: &str) -> Result<HeaderName, &'static str> {
 }
 
 /// How a lenient service reads a name: without case, every sign but letters and digits alike. WSGI, CGI and PHP do it.
-fn fold(name: &str) -> String {
+pub(super) fn fold(name: &str) -> String {
     name.chars()
         .map(|c| {
             if c.is_ascii_alphanumeric() {

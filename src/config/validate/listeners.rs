@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::check::{Check, Unique};
+use super::tls;
 use crate::base::failures::Budget;
 use crate::config::place::KeyPath;
 use crate::config::raw;
@@ -46,6 +47,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// All listeners.
 pub(super) fn listeners(
     raw: Option<&raw::List<raw::Listener>>,
+    issuers: Option<&raw::List<raw::Issuer>>,
     check: &mut Check<'_>,
 ) -> Vec<Options> {
     let path = KeyPath::default().key("listeners");
@@ -61,6 +63,9 @@ pub(super) fn listeners(
         .filter_map(|(n, listener)| {
             let at = path.index(n);
             let options = options(listener, &at, check);
+            if let Some(tls) = &listener.tls {
+                tls::distinct(tls, &at.key("tls"), issuers, check);
+            }
             if let Some(options) = &options {
                 let taken = match &options.address {
                     // The system chooses another port each time.
@@ -135,6 +140,9 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
         .failure_limit
         .as_ref()
         .and_then(|raw| budget(raw, &at.key("failure_limit"), check));
+    let http2 = raw.http2.unwrap_or(true);
+    let tls = raw.tls.as_ref();
+    let tls = tls.map(|raw| tls::listener(raw, &at.key("tls"), http2, check));
     if matches!(address, Some(Address::Unix(_))) && per_address.is_some() {
         check.fault(
             &at.key("max_connections_per_address"),
@@ -143,7 +151,12 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
     }
     Some(Options {
         address: address?,
-        http2: raw.http2.unwrap_or(true),
+        // Never plain where the file says TLS.
+        tls: match tls {
+            None => None,
+            Some(tls) => Some(tls?),
+        },
+        http2,
         trusted_proxies,
         max_connections: count(max_connections),
         max_connections_per_address: per_address.and_then(|max| NonZeroUsize::new(count(max))),

@@ -14,6 +14,7 @@ mod routes;
 mod telemetry;
 #[cfg(test)]
 pub(super) mod testing;
+mod tls;
 mod upstreams;
 mod url;
 
@@ -24,7 +25,7 @@ pub(super) use check::Check;
 
 /// The settings. They are whole only if `check` has noted no fault.
 pub(super) fn settings(root: &Root, check: &mut Check<'_>) -> Settings {
-    let listeners = listeners::listeners(root.listeners.as_ref(), check);
+    let listeners = listeners::listeners(root.listeners.as_ref(), root.issuers.as_ref(), check);
     let issuers = issuers::issuers(root.issuers.as_ref(), check);
     let mut upstreams = upstreams::upstreams(root.upstreams.as_ref(), check);
     let routes = routes::routes(root.routes.as_ref(), &issuers.names, &mut upstreams, check);

@@ -1,4 +1,4 @@
-//! The listeners of the admin API and of probes: HTTP/1.1, with a bound on everything that a caller can hold on to.
+//! The listeners of the admin API and of probes: HTTP/1.1, the former over TLS if configured, with a bound on everything that a caller can hold on to.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::answer::Answer;
 use super::problem::Problem;
 use super::{Admin, Views, api};
+use crate::listener::tls::Tls;
 
 /// Most connections at once; more wait in the listener's queue. Operators, a scraper, probes: a dozen.
 const CONNECTIONS_MAX: usize = 128;
@@ -45,13 +47,18 @@ const HEADERS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the admin API until shutdown. Returns when the last connection has ended.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>, shutdown: CancellationToken) {
-    serve_at_most(CONNECTIONS_MAX, listener, admin, shutdown).await;
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    admin: Arc<Admin>,
+    shutdown: CancellationToken,
+) {
+    serve_at_most(CONNECTIONS_MAX, (listener, tls), admin, shutdown).await;
 }
 
 pub(super) async fn serve_at_most(
     connections_max: usize,
-    listener: TcpListener,
+    door: (TcpListener, Option<Arc<Tls>>),
     admin: Arc<Admin>,
     shutdown: CancellationToken,
 ) {
@@ -59,7 +66,7 @@ pub(super) async fn serve_at_most(
         let admin = Arc::clone(&admin);
         async move { answer(&admin, client, request).await }
     };
-    run(connections_max, listener, answer, shutdown).await;
+    run(connections_max, door, answer, shutdown).await;
 }
 
 /// Serves `/live`, `/ready` and `/metrics` alone, until shutdown. It has no callers and no denylist to reach.
@@ -68,12 +75,12 @@ pub async fn serve_probes(listener: TcpListener, views: Views, shutdown: Cancell
         let answer = api::probe(&views, request.method(), request.uri().path());
         std::future::ready(answer.unwrap_or_else(Problem::into_answer))
     };
-    run(CONNECTIONS_MAX, listener, answer, shutdown).await;
+    run(CONNECTIONS_MAX, (listener, None), answer, shutdown).await;
 }
 
 async fn run<A, F>(
     connections_max: usize,
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Arc<Tls>>),
     answer: A,
     shutdown: CancellationToken,
 ) where
@@ -86,8 +93,26 @@ async fn run<A, F>(
         .run_until_cancelled(accept(&listener, &places))
         .await
     {
-        let served = connection((stream, client), answer.clone(), shutdown.clone(), place);
-        connections.spawn(served);
+        let (tls, answer, shutdown) = (tls.clone(), answer.clone(), shutdown.clone());
+        connections.spawn(async move {
+            let _place = place;
+            // Answers are written whole; waiting for more would only delay them. Without it they still arrive.
+            let _ = stream.set_nodelay(true);
+            let Some(tls) = tls else {
+                return connection((stream, client), answer, shutdown).await;
+            };
+            let handshake = tls.accept(stream);
+            let handshake = tokio::time::timeout(tls.options().handshake_timeout, handshake);
+            match shutdown.run_until_cancelled(handshake).await {
+                Some(Ok(Ok(secured))) => {
+                    connection((secured.stream, client), answer, shutdown).await;
+                }
+                Some(Ok(Err(error))) => {
+                    tracing::debug!(%error, "a TLS handshake of the admin API failed");
+                }
+                Some(Err(_)) | None => {}
+            }
+        });
     }
     drop(listener);
     connections.close();
@@ -113,17 +138,12 @@ async fn accept(
     }
 }
 
-async fn connection<A, F>(
-    (stream, client): (TcpStream, IpAddr),
-    answer: A,
-    shutdown: CancellationToken,
-    _place: OwnedSemaphorePermit,
-) where
+async fn connection<S, A, F>((stream, client): (S, IpAddr), answer: A, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
     A: Fn(IpAddr, Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
-    // Answers are written whole; waiting for more would only delay them. Without it they still arrive.
-    let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let answer = answer(client, request);
         async { Ok::<_, Infallible>(answer.await) }

@@ -91,6 +91,7 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
     };
     let settings = settings::Admin {
         address: ([127, 0, 0, 1], 0).into(),
+        tls: None,
         hosts: vec![],
         probes: None,
         tokens: vec![
@@ -111,7 +112,7 @@ async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Se
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(serve_at_most(
         connections_max,
-        listener,
+        (listener, None),
         admin,
         shutdown.clone(),
     ));

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
@@ -251,6 +252,14 @@ impl Connection {
         socket.bind((from, 0).into()).expect("an address");
         let stream = socket.connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("TCP_NODELAY");
+        Self::over(stream, version).await
+    }
+
+    /// Over bytes that flow already.
+    pub(crate) async fn over<S>(stream: S, version: Version) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let io = TokioIo::new(stream);
         if version == Version::HTTP_2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io)

@@ -242,6 +242,19 @@ impl Gateway {
         self.address
     }
 
+    pub(crate) const fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// All listeners, in the order of the file.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let tcp = |address: Address| match address {
+            Address::Tcp(address) => address,
+            Address::Unix(path) => panic!("{} is no address", path.display()),
+        };
+        self.inner.addresses().into_iter().map(tcp).collect()
+    }
+
     /// Moves its clock.
     pub(crate) const fn clock(&self) -> &ClockHand {
         &self.hand
