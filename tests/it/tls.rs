@@ -211,7 +211,7 @@ async fn a_handshake_that_stalls_ends_and_gives_back_its_place() {
 async fn the_certificate_fits_the_name_that_the_client_asks_for() {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
     let (authority, folder) = (Authority::new(), Folder::new());
-    let issued: Vec<_> = [
+    let all: Vec<_> = [
         &["first.example.com"][..],
         &["*.example.com"],
         &["api.example.com", "API.example.net"],
@@ -219,8 +219,8 @@ async fn the_certificate_fits_the_name_that_the_client_asks_for() {
     .iter()
     .map(|names| authority.server(names))
     .collect();
-    let pairs = issued.iter().enumerate();
-    let pairs = pairs.map(|(n, issued)| format!("{{ {} }}", folder.pair(&n.to_string(), issued)));
+    let pairs = all.iter().enumerate();
+    let pairs = pairs.map(|(n, one)| format!("{{ {} }}", folder.pair(&n.to_string(), one)));
     let pairs = pairs.collect::<Vec<_>>().join(", ");
     let gateway = Setup::new(&issuer, &upstream)
         .listener(format!("tls = {{ certificates = [{pairs}] }}"))
@@ -236,7 +236,7 @@ async fn the_certificate_fits_the_name_that_the_client_asks_for() {
     ] {
         let stream = client.connect(gateway.address(), name).await.unwrap();
         let shown = stream.get_ref().1.peer_certificates().unwrap();
-        assert_eq!(shown[0], issued[expected].der(), "{name}");
+        assert_eq!(shown[0], all[expected].der(), "{name}");
     }
     // A star is one label, and none fits: the first, which the client refuses.
     for name in ["a.b.example.com", "example.com", "example.net"] {
