@@ -171,7 +171,7 @@ impl TlsClient {
     ) -> impl Future<Output = std::io::Result<TlsStream<TcpStream>>> + use<> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         let connector = TlsConnector::from(Arc::clone(&self.0));
-        within("a handshake", async {
+        within("a handshake", async move {
             let stream = TcpStream::connect(address).await?;
             connector.connect(name, stream).await
         })
