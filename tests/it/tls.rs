@@ -146,7 +146,9 @@ async fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
     let mut hello = vec![3, 2];
     hello.extend([7; 32]);
     hello.extend([0, 0, 2, 0xc0, 0x14, 1, 0]);
-    let mut record = vec![22, 3, 1, 0, 4 + 41, 1, 0, 0, 41];
+    // One extension: it can check ECDSA over P-256.
+    hello.extend([0, 8, 0, 13, 0, 4, 0, 2, 4, 3]);
+    let mut record = vec![22, 3, 1, 0, 4 + 51, 1, 0, 0, 51];
     record.extend(hello);
     let mut stream = TcpStream::connect(scene.gateway.address()).await.unwrap();
     stream.write_all(&record).await.unwrap();
