@@ -1,5 +1,5 @@
-//! One connection, from its first byte to its last: takes TLS off where there is some, tells HTTP/1 from HTTP/2, sets every limit, and ends what
-//! waits for too long.
+//! One connection, from its first byte to its last: takes TLS off where there is some, tells HTTP/1 from HTTP/2, sets every
+//! limit, and ends what waits for too long.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -26,6 +26,7 @@ use super::framing::Framing;
 use super::io::{ClientIo, First, Watch};
 use super::options::Options;
 use super::pace::{Pace, Paced, StreamExecutor};
+use super::tls::Tls;
 use crate::base::deadline::{Deadline, Deadlines};
 use crate::base::patience::Patience;
 use crate::http::forwarded::Peer;
@@ -128,18 +129,35 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Front,
 {
+    if let Some(tls) = options.tls.clone() {
+        let client = (stream, peer, place);
+        // In a box, so that connections without TLS have no room for it.
+        return Box::pin(serve_tls(&tls, client, options, front, deadlines, drain)).await;
+    }
     let mut first = First::default();
-    let Some(tls) = &options.tls else {
-        let is_http2 =
-            options.http2 && tell_protocol(&mut stream, &mut first, &options, deadlines).await?;
-        let opened = Opened {
-            stream,
-            first,
-            is_http2,
-            peer,
-        };
-        return serve_http(opened, place, options, front, deadlines, drain).await;
+    let is_http2 =
+        options.http2 && tell_protocol(&mut stream, &mut first, &options, deadlines).await?;
+    let opened = Opened {
+        stream,
+        first,
+        is_http2,
+        peer,
     };
+    serve_http(opened, place, options, front, deadlines, drain).await
+}
+
+async fn serve_tls<S, F>(
+    tls: &Tls,
+    (stream, peer, place): (S, Peer, Place),
+    options: Rc<Options>,
+    front: Rc<F>,
+    deadlines: &Deadlines,
+    drain: CancellationToken,
+) -> Result<(), ConnectionFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Front,
+{
     let secured = deadlines
         .within(tls.options().handshake_timeout, tls.accept(stream))
         .await
@@ -147,12 +165,11 @@ where
         .map_err(ConnectionFault::Tls)?;
     let opened = Opened {
         stream: secured.stream,
-        first,
+        first: First::default(),
         is_http2: secured.http2,
         peer: peer.over_tls(secured.headers),
     };
-    // In a box, so that connections without TLS have no room for it.
-    Box::pin(serve_http(opened, place, options, front, deadlines, drain)).await
+    serve_http(opened, place, options, front, deadlines, drain).await
 }
 
 /// A connection whose protocol is known.

@@ -146,7 +146,9 @@ async fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
     let mut hello = vec![3, 2];
     hello.extend([7; 32]);
     hello.extend([0, 0, 2, 0xc0, 0x14, 1, 0]);
-    let mut record = vec![22, 3, 1, 0, 4 + 41, 1, 0, 0, 41];
+    // One extension: it can check ECDSA over P-256.
+    hello.extend([0, 8, 0, 13, 0, 4, 0, 2, 4, 3]);
+    let mut record = vec![22, 3, 1, 0, 4 + 51, 1, 0, 0, 51];
     record.extend(hello);
     let mut stream = TcpStream::connect(scene.gateway.address()).await.unwrap();
     stream.write_all(&record).await.unwrap();
@@ -211,7 +213,7 @@ async fn a_handshake_that_stalls_ends_and_gives_back_its_place() {
 async fn the_certificate_fits_the_name_that_the_client_asks_for() {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
     let (authority, folder) = (Authority::new(), Folder::new());
-    let issued: Vec<_> = [
+    let all: Vec<_> = [
         &["first.example.com"][..],
         &["*.example.com"],
         &["api.example.com", "API.example.net"],
@@ -219,8 +221,8 @@ async fn the_certificate_fits_the_name_that_the_client_asks_for() {
     .iter()
     .map(|names| authority.server(names))
     .collect();
-    let pairs = issued.iter().enumerate();
-    let pairs = pairs.map(|(n, issued)| format!("{{ {} }}", folder.pair(&n.to_string(), issued)));
+    let pairs = all.iter().enumerate();
+    let pairs = pairs.map(|(n, one)| format!("{{ {} }}", folder.pair(&n.to_string(), one)));
     let pairs = pairs.collect::<Vec<_>>().join(", ");
     let gateway = Setup::new(&issuer, &upstream)
         .listener(format!("tls = {{ certificates = [{pairs}] }}"))
@@ -236,7 +238,7 @@ async fn the_certificate_fits_the_name_that_the_client_asks_for() {
     ] {
         let stream = client.connect(gateway.address(), name).await.unwrap();
         let shown = stream.get_ref().1.peer_certificates().unwrap();
-        assert_eq!(shown[0], issued[expected].der(), "{name}");
+        assert_eq!(shown[0], all[expected].der(), "{name}");
     }
     // A star is one label, and none fits: the first, which the client refuses.
     for name in ["a.b.example.com", "example.com", "example.net"] {

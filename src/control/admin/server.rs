@@ -1,4 +1,5 @@
-//! The listeners of the admin API and of probes: HTTP/1.1, the former over TLS if configured, with a bound on everything that a caller can hold on to.
+//! The listeners of the admin API and of probes: HTTP/1.1, the former over TLS if configured, with a bound on everything that
+//! a caller can hold on to.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

@@ -130,7 +130,7 @@ impl<'a> TlsSetup<'a> {
     pub(crate) fn new(authority: &'a Authority) -> Self {
         Self {
             authority,
-            versions: &[&rustls::version::TLS13, &rustls::version::TLS12],
+            versions: rustls::ALL_VERSIONS,
             protocols: &["http/1.1"],
             certificate: None,
         }
@@ -164,17 +164,16 @@ impl<'a> TlsSetup<'a> {
 
 impl TlsClient {
     /// The handshake. With TLS 1.3 a client that has been refused sees it only when it reads.
-    pub(crate) async fn connect(
+    pub(crate) fn connect(
         &self,
         address: SocketAddr,
         name: &str,
-    ) -> std::io::Result<TlsStream<TcpStream>> {
+    ) -> impl Future<Output = std::io::Result<TlsStream<TcpStream>>> + use<> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         let connector = TlsConnector::from(Arc::clone(&self.0));
-        within("a handshake", async {
+        within("a handshake", async move {
             let stream = TcpStream::connect(address).await?;
             connector.connect(name, stream).await
         })
-        .await
     }
 }
