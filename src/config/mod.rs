@@ -2,6 +2,7 @@
 //! environment over it, every fault at once with its line and its cure.
 
 mod error;
+mod fixed;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod law;
 mod load;
@@ -12,7 +13,8 @@ pub mod settings;
 mod validate;
 
 pub use error::{Fault, Faults};
-pub use load::{load, load_str};
+pub use fixed::Fixed;
+pub use load::{load, load_beside, load_fixed, load_str};
 pub use settings::Settings;
 
 #[cfg(test)]
