@@ -32,12 +32,14 @@ pub(super) fn issuer(
     })
 }
 
-/// One edition. The configuration has shown already that no two routes are alike.
+/// One edition. The configuration has shown already that no two routes are alike. An upstream that `running` has in the same
+/// way is the very same here, by which threads know that they may keep its connections.
 pub(super) fn plan(
     routes: Vec<settings::Route>,
     upstreams: Vec<upstream::Options>,
     issuers: &[Arc<Issuer>],
     access_log: bool,
+    running: Option<&Plan>,
 ) -> Result<Plan, Conflict> {
     let by_name: HashMap<&IssuerName, &Arc<Issuer>> = issuers
         .iter()
@@ -102,7 +104,14 @@ pub(super) fn plan(
     Ok(Plan {
         routes: RouteTable::build(&entries)?,
         protected,
-        upstreams: upstreams.into_iter().map(Arc::new).collect(),
+        upstreams: upstreams
+            .into_iter()
+            .map(|upstream| {
+                let known = running.map_or(&[][..], |plan| &plan.upstreams);
+                let same = known.iter().find(|known| ***known == upstream);
+                same.map_or_else(|| Arc::new(upstream), Arc::clone)
+            })
+            .collect(),
         access_log,
     })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{Method, Uri};
 
 use crate::base::names::{IssuerName, RouteName, UpstreamName};
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, same};
 use crate::http::cors::Cors;
 use crate::identity::HeaderMap;
 use crate::listener;
@@ -61,6 +61,30 @@ pub enum KeySource {
     PublicKeyFile(PathBuf),
     /// A shared secret for HS256/384/512, at least as long as the longest allowed hash (RFC 7518 section 3.2).
     Secret(Secret),
+}
+
+impl KeySource {
+    /// Whether both lead to the same keys. Files are read again by themselves, so their paths tell.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Discovery(ours), Self::Discovery(theirs))
+            | (Self::Url(ours), Self::Url(theirs)) => ours == theirs,
+            (Self::File(ours), Self::File(theirs))
+            | (Self::PublicKeyFile(ours), Self::PublicKeyFile(theirs)) => ours == theirs,
+            (Self::Inline(ours), Self::Inline(theirs)) => ours == theirs,
+            (Self::Secret(ours), Self::Secret(theirs)) => same(ours, theirs),
+            (
+                Self::Discovery(_)
+                | Self::Url(_)
+                | Self::File(_)
+                | Self::Inline(_)
+                | Self::PublicKeyFile(_)
+                | Self::Secret(_),
+                _,
+            ) => false,
+        }
+    }
 }
 
 /// `[[issuers]]`

@@ -55,6 +55,10 @@ pub struct Metrics {
     pub failures_not_noted: IntCounter,
     /// Panics of the whole process.
     pub panics: IntCounter,
+    /// Attempts to take over a changed configuration, by result.
+    pub config_reloads: IntCounterVec,
+    /// When the running configuration was taken over.
+    pub config_last_good: IntGauge,
     /// Requests to the admin API that were turned away, by code.
     pub admin_refusals: IntCounterVec,
     /// Client connections that ended with an error, by reason.
@@ -184,6 +188,17 @@ impl Metrics {
             panics: add(
                 &registry,
                 IntCounter::new("jotgate_panics_total", "Panics, each a defect of jotgate."),
+            ),
+            config_reloads: counters(
+                &registry,
+                "jotgate_config_reloads_total",
+                "Attempts to take over a changed configuration.",
+                &["result"],
+            ),
+            config_last_good: gauge(
+                &registry,
+                "jotgate_config_last_good_timestamp_seconds",
+                "When the running configuration was taken over, in seconds since 1970.",
             ),
             admin_refusals: counters(
                 &registry,
