@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tracing::warn;
+
 use crate::authorize::{Access, Issuer, IssuerSet};
 use crate::base::names::{IssuerName, UpstreamName};
 use crate::config::settings;
 use crate::identity::ProtectedNames;
 use crate::jwks::{KeyTable, RefreshGate};
 use crate::plan::{Plan, Route};
-use crate::policy::{Auth, Requirement};
+use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
 use crate::upstream;
 
@@ -71,6 +73,9 @@ pub(super) fn plan(
             })
             .clone();
         let protection = protections.number(&route);
+        if route.mode == Mode::Report {
+            warn!(route = %route.name, "mode = \"report\": nothing is enforced on this route");
+        }
         let built = Arc::new(Route {
             name: route.name,
             number: position + 1,
@@ -80,6 +85,7 @@ pub(super) fn plan(
                 places: route.token,
                 requirement: route.requirement,
             },
+            mode: route.mode,
             upstream: places[&route.upstream],
             cors: route.cors,
             timeout: route.timeout,
@@ -118,19 +124,23 @@ pub(super) fn plan(
 
 /// Numbers for what routes ask, equal where they ask the same.
 #[derive(Debug, Default)]
-struct Protections(Vec<(Auth, Vec<IssuerName>, Requirement, u32)>);
+struct Protections(Vec<(Auth, Mode, Vec<IssuerName>, Requirement, u32)>);
 
 impl Protections {
     fn number(&mut self, route: &settings::Route) -> u32 {
         let next = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        let known = self.0.iter().find(|(auth, issuers, requirement, _)| {
-            *auth == route.auth && *issuers == route.issuers && *requirement == route.requirement
+        let known = self.0.iter().find(|(auth, mode, issuers, requirement, _)| {
+            *auth == route.auth
+                && *mode == route.mode
+                && *issuers == route.issuers
+                && *requirement == route.requirement
         });
         if let Some((.., number)) = known {
             return *number;
         }
         self.0.push((
             route.auth,
+            route.mode,
             route.issuers.clone(),
             route.requirement.clone(),
             next,

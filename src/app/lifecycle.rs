@@ -18,8 +18,8 @@ use super::work::{End, Post};
 use super::{build, work};
 use crate::authorize::{Bearer, Issuer, Tables};
 use crate::base::clock::Clock;
-use crate::config::Settings;
 use crate::config::settings::{self, Shutdown};
+use crate::config::{Outline, Settings};
 use crate::control::admin::{Admin, Door, serve, serve_probes};
 use crate::control::denylist::{
     IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
@@ -39,6 +39,8 @@ pub struct Gateway {
     admin: Option<AdminAddresses>,
     /// What a reload swaps, and what it needs.
     pub(super) shared: Arc<Shared>,
+    /// What was let through by the running configuration.
+    pub(super) outline: Arc<Outline>,
     pub(super) members: Members,
     pub(super) starter: Starter,
     pub(super) revocations: Revocations,
@@ -107,6 +109,7 @@ impl Gateway {
         let undo = control.clone().drop_guard();
         let tasks = TaskTracker::new();
         let metrics = Metrics::new();
+        let outline = Arc::new(Outline::of(&settings));
         let starter = Starter {
             jwks_cache: settings.jwks_cache,
             clock: clock.clone(),
@@ -179,6 +182,7 @@ impl Gateway {
             addresses,
             admin,
             shared,
+            outline,
             members,
             starter,
             revocations: denylist.revocations,

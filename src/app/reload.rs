@@ -10,7 +10,7 @@ use super::build;
 use super::issuers::Member;
 use super::lifecycle::{Gateway, StartError, door};
 use crate::authorize::Issuer;
-use crate::config::{Faults, Settings};
+use crate::config::{Faults, Outline, Settings};
 use crate::control::denylist::IssuerLife;
 
 /// Longest wait for the keys of new issuers before the new configuration is in force, so that their first requests find them.
@@ -52,6 +52,7 @@ impl Gateway {
     async fn take_over(&mut self, settings: Settings) -> Result<(), Vec<StartError>> {
         let running = self.members.load_full();
         let routes = settings.routes.len();
+        let outline = Arc::new(Outline::of(&settings));
         let next = self.starter.next(settings.issuers, &running, false)?;
         let plan = build::plan(
             settings.routes,
@@ -79,6 +80,8 @@ impl Gateway {
             api.replace(admin, door);
         }
         self.shutdown = settings.shutdown;
+        warn_of_weaker(&outline, &self.outline);
+        self.outline = outline;
         let upstreams = plan.upstreams.len();
         self.shared.plan.store(Arc::new(plan));
         let gone = next.take_over(&self.members);
@@ -112,6 +115,14 @@ impl Gateway {
                 let _ = metrics.key_set_refreshes.remove_label_values(&labels);
             }
         }
+    }
+}
+
+/// Whoever can write the file can take protection away; let it not go unnoticed.
+fn warn_of_weaker(new: &Outline, old: &Outline) {
+    let changes = new.changes_since(old);
+    for change in changes.iter().filter(|change| change.is_weaker) {
+        warn!(%change, "the new configuration is weaker");
     }
 }
 

@@ -205,7 +205,7 @@ fn execute(command: Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let clock = Clock::system();
     let done = match command {
         Command::Run(args) => run::run(args),
-        Command::Check(args) => check::check(args, out),
+        Command::Check(args) => return check::check(args, out),
         Command::Demo(args) => demo::demo(&args, out),
         Command::Token(TokenCommand::Inspect(args)) => {
             return inspect::inspect(&args, clock.now(), &mut io::stdin(), out);

@@ -1,6 +1,7 @@
 //! From what the file says (`raw`) to what the program believes (`settings`): one TOML file, the
 //! environment over it, every fault at once with its line and its cure.
 
+mod diff;
 mod error;
 mod fixed;
 #[cfg(any(test, fuzzing))]
@@ -12,6 +13,7 @@ mod secret;
 pub mod settings;
 mod validate;
 
+pub use diff::{Change, Outline};
 pub use error::{Fault, Faults};
 pub use fixed::Fixed;
 pub use load::{load, load_beside, load_fixed, load_str};

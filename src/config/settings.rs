@@ -13,7 +13,7 @@ use crate::base::secret::{Secret, same};
 use crate::http::cors::Cors;
 use crate::identity::HeaderMap;
 use crate::listener;
-use crate::policy::{Auth, Requirement};
+use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{HostPattern, PathPattern};
 use crate::telemetry::logs::Format;
 use crate::token::{Places, Rules};
@@ -127,6 +127,8 @@ pub struct Route {
     pub upstream: UpstreamName,
     /// Default required.
     pub auth: Auth,
+    /// Default enforce. Report only where something is asked.
+    pub mode: Mode,
     /// Names of `Settings::issuers`; all of them unless the file says which. Empty only on public routes.
     pub issuers: Vec<IssuerName>,
     /// Where the token is.

@@ -313,6 +313,17 @@ pub struct DecisionCounters {
     known: RefCell<HashMap<(usize, usize, &'static str), IntCounter, foldhash::fast::RandomState>>,
 }
 
+/// What becomes of a request by its decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was sent on.
+    Allow,
+    /// It was sent on because its route only reports; else it would have been refused.
+    Report,
+    /// It was refused.
+    Deny,
+}
+
 /// The labels of one decision. `route` and `issuer` are names of the configuration with a number that is theirs alone in
 /// this edition; 0 is for none.
 #[derive(Clone, Copy, Debug)]
@@ -321,8 +332,8 @@ pub struct Decided<'n> {
     pub route: (usize, &'n str),
     /// The issuer.
     pub issuer: (usize, &'n str),
-    /// Whether the request was sent on.
-    pub allowed: bool,
+    /// What became of the request.
+    pub result: Fate,
     /// The exact reason.
     pub code: &'static str,
 }
@@ -343,7 +354,11 @@ impl DecisionCounters {
             .borrow_mut()
             .entry((decided.route.0, decided.issuer.0, decided.code))
             .or_insert_with(|| {
-                let result = if decided.allowed { "allow" } else { "deny" };
+                let result = match decided.result {
+                    Fate::Allow => "allow",
+                    Fate::Report => "report",
+                    Fate::Deny => "deny",
+                };
                 self.decisions.with_label_values(&[
                     decided.route.1,
                     decided.issuer.1,
@@ -385,7 +400,7 @@ mod tests {
         let decided = Decided {
             route: (1, "orders"),
             issuer: (0, ""),
-            allowed: false,
+            result: Fate::Deny,
             code: "no_token",
         };
         for _ in 0..2 {

@@ -237,6 +237,42 @@ async fn a_config_map_that_changes_is_taken_over_without_a_signal() {
 }
 
 #[tokio::test]
+async fn what_gets_weaker_is_told_before_and_when_it_is_taken_over() {
+    let (issuer, upstream) = actors().await;
+    let old = Setup::new(&issuer, &upstream).catch_all("scopes = [\"even\"]");
+    let new = Setup::new(&issuer, &upstream).route("path = \"/open\"\nauth = \"public\"");
+    let (_folder, old_file) = process::config_file(&old.text());
+    let (_folder, new_file) = process::config_file(&new.text());
+    let [old_file, new_file] = [&old_file, &new_file].map(|file| process::text(file));
+    let diff = async |new: &str, old: &str| {
+        let args = ["check", "--config", new, "--diff", old];
+        let finished = process::run(&args, new_env(&issuer, &upstream).as_slice()).await;
+        (finished.status.code(), finished.stdout)
+    };
+    let weaker = "WEAKER  /*: loses scope even\nWEAKER  /open/*: becomes PUBLIC, was required\n\n2 changes, 2 weaker\n";
+    assert_eq!(diff(new_file, old_file).await, (Some(1), weaker.to_owned()));
+    assert_eq!(diff(old_file, new_file).await.0, Some(0));
+    assert_eq!(diff("nowhere.toml", old_file).await.0, Some(2));
+
+    let process = Process::gateway(&old);
+    let address = process.address(&["listening"]).await;
+    reachable(address).await;
+    process.rewrite(&new.text());
+    process.signal("HUP");
+    said(&process, RELOADED, 1).await;
+    process
+        .line(&["WARN", "weaker", "/open/*: becomes PUBLIC"])
+        .await;
+    assert_eq!(Request::new(address, "GET", "/open").await.status(), 200);
+    assert_eq!(upstream.count(), 1);
+}
+
+/// The variables that the file of a scenario refers to.
+fn new_env(issuer: &Issuer, upstream: &Upstream) -> Vec<(String, String)> {
+    Setup::new(issuer, upstream).environment().to_vec()
+}
+
+#[tokio::test]
 async fn what_is_known_of_tokens_and_keys_lives_on() {
     let (issuer, upstream) = actors().await;
     let setup = Setup::new(&issuer, &upstream);
@@ -430,4 +466,63 @@ async fn who_may_call_the_admin_api_changes_with_the_configuration() {
     let new = gateway.admin_as("another-token-of-the-scenarios");
     assert_eq!(new.request("GET", "/v1/status").await.status(), 200);
     assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn a_route_that_reports_lets_pass_and_counts_what_would_be_denied() {
+    let (issuer, upstream) = actors().await;
+    let setup = Setup::new(&issuer, &upstream).catch_all("scopes = [\"r\"]");
+    let mut gateway = setup.clone().catch_all("mode = \"report\"").start().await;
+    let token = |user: &str| issuer.token(user).scope("r");
+    let (good, bob) = (token("alice").sign(), token("bob").sign());
+    gateway.admin().revoke_user(issuer.url(), "bob").await;
+    let poor = issuer.token("carol").sign();
+    let denied = [
+        (None, "no_token"),
+        (Some("x.y.z"), "token_malformed"),
+        (Some(&*bob), "revoked_user"),
+        (Some(&*poor), "insufficient_scope"),
+    ];
+    let get = async |gateway: &crate::support::Gateway, token: Option<&str>| {
+        let mut request = gateway.get("/").header("x-user-id", "forged");
+        if let Some(token) = token {
+            request = request.bearer(token);
+        }
+        request.await.status()
+    };
+    for (token, code) in denied {
+        assert_eq!(get(&gateway, token).await, 200, "{code}");
+        assert!(upstream.last().header("x-user-id").is_none(), "{code}");
+    }
+    assert_eq!(get(&gateway, Some(&good)).await, 200);
+    assert_eq!(
+        upstream.last().header("x-user-id").as_deref(),
+        Some("alice")
+    );
+    let mut counted: Vec<_> = gateway
+        .metrics()
+        .await
+        .samples("jotgate_decisions_total")
+        .into_iter()
+        .map(|(labels, count)| (labels["result"].clone(), labels["code"].clone(), count))
+        .collect();
+    counted.sort();
+    let mut expected: Vec<_> = denied
+        .iter()
+        .map(|(_, code)| ("report".to_owned(), (*code).to_owned(), 1))
+        .chain([("allow".to_owned(), "ok".to_owned(), 1)])
+        .collect();
+    expected.sort();
+    assert_eq!(counted, expected);
+    assert_eq!(upstream.count(), 5);
+
+    assert!(gateway.reload(&setup).await);
+    for (token, code) in denied {
+        assert_ne!(get(&gateway, token).await, 200, "{code}");
+    }
+    assert_eq!(
+        upstream.count(),
+        5,
+        "enforced, none of them reaches the service"
+    );
 }
