@@ -3,6 +3,7 @@
 mod build;
 mod issuers;
 mod lifecycle;
+mod rehearsal;
 mod reload;
 mod report;
 mod tokens;
@@ -10,4 +11,5 @@ mod watch;
 mod work;
 
 pub use lifecycle::{Gateway, StartError};
+pub use rehearsal::Rehearsal;
 pub use watch::Watch;

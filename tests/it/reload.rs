@@ -526,3 +526,70 @@ async fn a_route_that_reports_lets_pass_and_counts_what_would_be_denied() {
         "enforced, none of them reaches the service"
     );
 }
+
+#[tokio::test]
+async fn a_decision_is_explained_step_by_step() {
+    let (issuer, upstream) = actors().await;
+    let setup = Setup::new(&issuer, &upstream)
+        .catch_all("scopes = [\"even\"]")
+        .route("path = \"/open\"\nauth = \"public\"");
+    let (_folder, file) = process::config_file(&setup.text());
+    let explain = async |token: &str, request: &str| {
+        let file = process::text(&file);
+        let args = [
+            "explain",
+            "--config",
+            file,
+            "--token",
+            token,
+            "--request",
+            request,
+        ];
+        let finished = process::run(&args, setup.environment()).await;
+        (finished.status.code(), finished.stdout + &finished.stderr)
+    };
+    let token = fresh_token(&issuer);
+    let (code, said) = explain(&token, "GET /orders").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.ends_with("\npasses\nx-user-id: alice\n"), "{said}");
+    let other = issuer.token("alice").claim("aud", "another");
+    let other = other.issued(Clock::system().now().0).sign();
+    let (code, said) = explain(&other, "GET /orders").await;
+    assert_eq!(code, Some(1), "{said}");
+    let signs: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.get(..16))
+        .map(str::trim)
+        .collect();
+    assert!(
+        signs
+            .iter()
+            .any(|sign| sign.starts_with("ok") && sign.ends_with("times")),
+        "{said}"
+    );
+    assert!(
+        signs
+            .iter()
+            .any(|sign| sign.starts_with("FAIL") && sign.ends_with("audience")),
+        "{said}"
+    );
+    assert!(
+        signs
+            .iter()
+            .any(|sign| sign.starts_with('-') && sign.ends_with("signature")),
+        "{said}"
+    );
+    assert!(said.ends_with("401 audience_mismatch\n"), "{said}");
+    let poor = issuer.token("alice").issued(Clock::system().now().0).sign();
+    let (code, said) = explain(&poor, "GET /orders").await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("FAIL  requirement"), "{said}");
+    let (code, said) = explain("x", "GET /open/door").await;
+    assert!(
+        code == Some(0) && said.contains("the route is public"),
+        "{said}"
+    );
+    let (code, said) = explain("x", "GET /a/%2e%2e%2fb").await;
+    assert!(code == Some(1) && said.contains("400: the path"), "{said}");
+    assert_eq!(upstream.count(), 0, "nothing is sent to the service");
+}
