@@ -29,6 +29,8 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Content([u8; SHA256_OUTPUT_LEN]),
+    /// A pipe, a device or a folder. A pipe can be read once, and that is for whoever loads it.
+    NoFile,
     Unreadable(io::ErrorKind),
 }
 
@@ -88,17 +90,25 @@ impl Watch {
 }
 
 fn look(path: &Path) -> Seen {
-    match std::fs::read(path) {
-        Ok(content) => {
+    let content = std::fs::metadata(path).and_then(|metadata| {
+        let content = metadata.is_file().then(|| std::fs::read(path));
+        content.transpose()
+    });
+    match content {
+        Ok(Some(content)) => {
             let hash = digest(&SHA256, &content);
             Seen::Content(hash.as_ref().try_into().expect("SHA-256 has its length"))
         }
+        Ok(None) => Seen::NoFile,
         Err(error) => Seen::Unreadable(error.kind()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     /// A watch of a file that says `old`, and a hand on its clock.
@@ -179,6 +189,18 @@ mod tests {
         assert_eq!(scene.looks(1), [false]);
         scene.watch.catch_up();
         assert_eq!(scene.looks(4), [false; 4]);
+    }
+
+    #[test]
+    fn a_pipe_is_left_for_who_loads_it() {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"workers = 1").unwrap();
+        drop(writer);
+        let path = format!("/dev/fd/{}", reader.as_raw_fd());
+        assert_eq!(Watch::new(Path::new(&path)).tried, Seen::NoFile);
+        let mut content = String::new();
+        reader.read_to_string(&mut content).unwrap();
+        assert_eq!(content, "workers = 1");
     }
 
     #[tokio::test(start_paused = true)]
