@@ -593,3 +593,46 @@ async fn a_decision_is_explained_step_by_step() {
     assert!(code == Some(1) && said.contains("400: the path"), "{said}");
     assert_eq!(upstream.count(), 0, "nothing is sent to the service");
 }
+
+#[tokio::test]
+async fn a_route_that_reports_ends_nothing_that_runs() {
+    let (issuer, upstream) = actors().await;
+    let gateway = Setup::new(&issuer, &upstream)
+        .catch_all("mode = \"report\"\ntrust_revoke_header = true")
+        .route("path = \"/enforced\"")
+        .start()
+        .await;
+    let token = issuer.token("alice").sign();
+    let (late, reply) = Reply::late("late");
+    upstream.reply(reply);
+    let waiting = tokio::spawn(gateway.get("/late").bearer(&token).into_future());
+    upstream.arrived(1).await;
+    let mut running = vec![];
+    for path in ["/enforced", "/reported"] {
+        let (frames, reply) = Reply::stream();
+        upstream.reply(reply);
+        let answer = gateway.get(path).bearer(&token).open().await.unwrap();
+        running.push((frames, answer));
+    }
+    gateway.admin().revoke_user(issuer.url(), "alice").await;
+    let (_frames, enforced) = running.remove(0);
+    within("the end of what is enforced", Answer::read(enforced))
+        .await
+        .expect_err("it is cut");
+    let (frames, reported) = running.remove(0);
+    frames.send(Frame::data("more".into())).await.unwrap();
+    drop(frames);
+    let answer = within("what is reported", Answer::read(reported))
+        .await
+        .unwrap();
+    assert_eq!(&*answer.text(), "more");
+    late.send(()).unwrap();
+    let answer = within("the late answer", waiting).await.unwrap();
+    assert_eq!(answer.verdict(), "200");
+    // The service names the session of somebody who passed as a stranger: nothing to end, and no fault.
+    upstream.reply(Reply::body("").with_header("jotgate-revoke", "session"));
+    let answer = gateway.get("/").bearer(&token).await;
+    assert_eq!(answer.verdict(), "200");
+    assert_eq!(answer.header("jotgate-revoke"), None);
+    assert_eq!(upstream.count(), 4);
+}
