@@ -7,6 +7,7 @@ use crate::authorize::Access;
 use crate::base::names::RouteName;
 use crate::http::cors::Cors;
 use crate::identity::ProtectedNames;
+use crate::policy::Mode;
 use crate::route::RouteTable;
 use crate::upstream;
 
@@ -32,6 +33,8 @@ pub struct Route {
     pub number: usize,
     /// Who may pass.
     pub access: Access,
+    /// What becomes of who may not.
+    pub mode: Mode,
     /// Position in [`Plan::upstreams`].
     pub upstream: usize,
     /// What browsers are told.

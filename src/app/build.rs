@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tracing::warn;
+
 use crate::authorize::{Access, Issuer, IssuerSet};
 use crate::base::names::{IssuerName, UpstreamName};
 use crate::config::settings;
@@ -11,7 +13,7 @@ use crate::identity::ProtectedNames;
 use crate::jwks::{KeyTable, RefreshGate};
 use crate::listener;
 use crate::plan::{Plan, Route};
-use crate::policy::{Auth, Requirement};
+use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
 use crate::upstream;
 
@@ -33,13 +35,15 @@ pub(super) fn issuer(
     })
 }
 
-/// One edition. The configuration has shown already that no two routes are alike.
+/// One edition. The configuration has shown already that no two routes are alike. An upstream that `running` has in the same
+/// way is the very same here, by which threads know that they may keep its connections.
 pub(super) fn plan(
     routes: Vec<settings::Route>,
     upstreams: Vec<upstream::Options>,
     issuers: &[Arc<Issuer>],
     listeners: &[listener::Options],
     access_log: bool,
+    running: Option<&Plan>,
 ) -> Result<Plan, Conflict> {
     let by_name: HashMap<&IssuerName, &Arc<Issuer>> = issuers
         .iter()
@@ -76,6 +80,9 @@ pub(super) fn plan(
             })
             .clone();
         let protection = protections.number(&route);
+        if route.mode == Mode::Report {
+            warn!(route = %route.name, "mode = \"report\": nothing is enforced on this route");
+        }
         let built = Arc::new(Route {
             name: route.name,
             number: position + 1,
@@ -85,6 +92,7 @@ pub(super) fn plan(
                 places: route.token,
                 requirement: route.requirement,
             },
+            mode: route.mode,
             upstream: places[&route.upstream],
             cors: route.cors,
             timeout: route.timeout,
@@ -109,26 +117,37 @@ pub(super) fn plan(
     Ok(Plan {
         routes: RouteTable::build(&entries)?,
         protected,
-        upstreams: upstreams.into_iter().map(Arc::new).collect(),
+        upstreams: upstreams
+            .into_iter()
+            .map(|upstream| {
+                let known = running.map_or(&[][..], |plan| &plan.upstreams);
+                let same = known.iter().find(|known| ***known == upstream);
+                same.map_or_else(|| Arc::new(upstream), Arc::clone)
+            })
+            .collect(),
         access_log,
     })
 }
 
 /// Numbers for what routes ask, equal where they ask the same.
 #[derive(Debug, Default)]
-struct Protections(Vec<(Auth, Vec<IssuerName>, Requirement, u32)>);
+struct Protections(Vec<(Auth, Mode, Vec<IssuerName>, Requirement, u32)>);
 
 impl Protections {
     fn number(&mut self, route: &settings::Route) -> u32 {
         let next = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        let known = self.0.iter().find(|(auth, issuers, requirement, _)| {
-            *auth == route.auth && *issuers == route.issuers && *requirement == route.requirement
+        let known = self.0.iter().find(|(auth, mode, issuers, requirement, _)| {
+            *auth == route.auth
+                && *mode == route.mode
+                && *issuers == route.issuers
+                && *requirement == route.requirement
         });
         if let Some((.., number)) = known {
             return *number;
         }
         self.0.push((
             route.auth,
+            route.mode,
             route.issuers.clone(),
             route.requirement.clone(),
             next,

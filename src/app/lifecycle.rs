@@ -11,20 +11,21 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::issuers::{Members, Starter};
 use super::report::Report;
 use super::tokens::KnownTokens;
 use super::work::{End, Post};
 use super::{build, work};
 use crate::authorize::{Bearer, Issuer, Tables};
 use crate::base::clock::Clock;
-use crate::config::Settings;
 use crate::config::settings::{self, Shutdown};
+use crate::config::{Outline, Settings};
 use crate::control::admin::{Admin, Door, serve, serve_probes};
 use crate::control::certificates::{Watched, watch};
 use crate::control::denylist::{
     IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
 };
-use crate::control::jwks::{self, KeySourceError};
+use crate::control::jwks::KeySourceError;
 use crate::denylist::{Fingerprinter, Index, desk, index};
 use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
 use crate::proxy::Shared;
@@ -37,9 +38,16 @@ use crate::token::TokenCache;
 pub struct Gateway {
     addresses: Vec<Address>,
     admin: Option<AdminAddresses>,
-    issuers: Arc<[Arc<Issuer>]>,
+    /// What a reload swaps, and what it needs.
+    pub(super) shared: Arc<Shared>,
+    /// What was let through by the running configuration.
+    pub(super) outline: Arc<Outline>,
+    pub(super) members: Members,
+    pub(super) starter: Starter,
+    pub(super) revocations: Revocations,
+    pub(super) api: Option<Arc<Admin>>,
+    pub(super) shutdown: Shutdown,
     draining: Arc<AtomicBool>,
-    shutdown: Shutdown,
     end: End,
     threads: Vec<JoinHandle<()>>,
     control: CancellationToken,
@@ -102,19 +110,32 @@ impl Gateway {
         let undo = control.clone().drop_guard();
         let tasks = TaskTracker::new();
         let metrics = Metrics::new();
-        let issuers = start_issuers(&settings, &clock, &tasks, &control)?;
+        let outline = Arc::new(Outline::of(&settings));
+        let starter = Starter {
+            jwks_cache: settings.jwks_cache,
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            control: control.clone(),
+        };
+        let members = Members::default();
+        let next = starter
+            .next(settings.issuers, &[], true)
+            .map_err(|mut errors| errors.swap_remove(0))?;
+        let issuers = next.issuers();
         let plan = build::plan(
             settings.routes,
             settings.upstreams,
             &issuers,
             &settings.listeners,
             settings.telemetry.access_log,
+            None,
         )
         .map_err(StartError::Routes)?;
+        next.take_over(&members);
 
         let denylist = start_denylist(
             &settings.denylist,
-            &issuers,
+            &members,
             &clock,
             &metrics,
             &tasks,
@@ -137,29 +158,24 @@ impl Gateway {
             clock: clock.clone(),
             metrics: metrics.clone(),
         });
+        let now = i64::try_from(clock.now().0).unwrap_or(i64::MAX);
+        metrics.config_last_good.set(now);
         let draining = Arc::new(AtomicBool::new(false));
         let watch_clock = clock.clone();
         let admin_tls = settings.admin.as_ref().and_then(|admin| admin.tls.clone());
-        let admin = match settings.admin {
-            None => None,
+        let (api, admin) = match settings.admin {
+            None => (None, None),
             Some(admin) => {
                 let report = Report {
                     shared: Arc::clone(&shared),
-                    issuers: Arc::clone(&issuers),
+                    members: Arc::clone(&members),
                     draining: Arc::clone(&draining),
                     revocations: denylist.revocations.clone(),
                 };
-                Some(
-                    start_admin(
-                        admin,
-                        denylist.revocations,
-                        &report,
-                        clock,
-                        &tasks,
-                        &control,
-                    )
-                    .await?,
-                )
+                let revocations = denylist.revocations.clone();
+                let (api, addresses) =
+                    start_admin(admin, revocations, &report, &issuers, &tasks, &control).await?;
+                (Some(api), Some(addresses))
             }
         };
 
@@ -168,9 +184,9 @@ impl Gateway {
         let (addresses, threads) =
             start_threads(settings.listeners, settings.workers.get(), &shared, &end)?;
         let listeners = addresses.iter().map(ToString::to_string).zip(tls);
-        let api = admin.map(|admin| (admin.api.to_string(), admin_tls));
+        let admin_api = admin.map(|admin| (admin.api.to_string(), admin_tls));
         let watched: Vec<_> = listeners
-            .chain(api)
+            .chain(admin_api)
             .filter_map(|(address, tls)| Some(Watched::new(address, tls?)))
             .collect();
         if !watched.is_empty() {
@@ -180,9 +196,14 @@ impl Gateway {
         Ok(Self {
             addresses,
             admin,
-            issuers,
-            draining,
+            shared,
+            outline,
+            members,
+            starter,
+            revocations: denylist.revocations,
+            api,
             shutdown: settings.shutdown,
+            draining,
             threads,
             control,
             tasks,
@@ -217,8 +238,8 @@ impl Gateway {
 
     /// Returns when every issuer's keys have been tried: when `/ready` says 200.
     pub async fn ready(&self) {
-        for issuer in self.issuers.iter() {
-            issuer.keys.until_tried().await;
+        for member in self.members.load_full().iter() {
+            member.issuer.keys.until_tried().await;
         }
     }
 
@@ -260,28 +281,6 @@ impl Gateway {
     }
 }
 
-/// One task for each issuer, so that a dead one harms no other.
-fn start_issuers(
-    settings: &Settings,
-    clock: &Clock,
-    tasks: &TaskTracker,
-    control: &CancellationToken,
-) -> Result<Arc<[Arc<Issuer>]>, StartError> {
-    let start = |issuer: &settings::Issuer| {
-        let keys = jwks::start(issuer, settings.jwks_cache.as_deref(), clock, control).map_err(
-            |source| StartError::Keys {
-                issuer: issuer.name.to_string(),
-                source,
-            },
-        )?;
-        if let Some(task) = keys.task {
-            tasks.spawn(async { drop(task.await) });
-        }
-        Ok(build::issuer(issuer, keys.table, keys.gate))
-    };
-    settings.issuers.iter().map(start).collect()
-}
-
 /// The denylist and its one writer, at work.
 struct Denylist {
     index: Arc<Index>,
@@ -293,7 +292,7 @@ struct Denylist {
 /// Reads the log before anything is served.
 fn start_denylist(
     settings: &settings::Denylist,
-    issuers: &[Arc<Issuer>],
+    members: &Members,
     clock: &Clock,
     metrics: &Metrics,
     tasks: &TaskTracker,
@@ -318,12 +317,13 @@ fn start_denylist(
         index: index_writer,
         log,
         fingerprinter,
-        issuers: issuers
+        issuers: members
+            .load()
             .iter()
-            .map(|issuer| IssuerLife::from(&issuer.rules))
+            .map(|member| IssuerLife::from(&member.issuer.rules))
             .collect(),
         tokens: Arc::new(KnownTokens {
-            issuers: issuers.to_vec(),
+            members: Arc::clone(members),
             fingerprinter,
         }),
         clock: clock.clone(),
@@ -383,10 +383,10 @@ async fn start_admin(
     settings: settings::Admin,
     revocations: Revocations,
     report: &Report,
-    clock: Clock,
+    issuers: &[Arc<Issuer>],
     tasks: &TaskTracker,
     control: &CancellationToken,
-) -> Result<AdminAddresses, StartError> {
+) -> Result<(Arc<Admin>, AdminAddresses), StartError> {
     let (listener, api) = listen(settings.address).await?;
     tracing::info!(address = %api, "the admin API answers");
     if !api.ip().is_loopback() && settings.tls.is_none() {
@@ -402,26 +402,31 @@ async fn start_admin(
         tasks.spawn(serve_probes(listener, report.views(), control.clone()));
         probes = Some(address);
     }
-    let door = settings.issuer.as_ref().and_then(|wanted| {
-        // The configuration has shown that it is there.
-        let issuer = report
-            .issuers
-            .iter()
-            .find(|issuer| issuer.name == wanted.name)?;
-        Some(Door::new(
-            Arc::clone(issuer),
-            wanted.clone(),
-            Arc::clone(&report.shared.tables),
-            clock.clone(),
-        ))
-    });
-    let refusals = report.shared.metrics.admin_refusals.clone();
-    let views = report.views();
+    let shared = &report.shared;
+    let door = door(&settings, issuers, shared);
+    let refusals = shared.metrics.admin_refusals.clone();
+    let (views, clock) = (report.views(), shared.clock.clone());
     let tls = settings.tls.clone();
     let admin = Admin::new(settings, revocations, views, clock, door, refusals);
     let admin = Arc::new(admin);
-    tasks.spawn(serve(listener, tls, admin, control.clone()));
-    Ok(AdminAddresses { api, probes })
+    tasks.spawn(serve(listener, tls, Arc::clone(&admin), control.clone()));
+    Ok((admin, AdminAddresses { api, probes }))
+}
+
+/// Lets in who has a token of the issuer that the configuration names, which has shown that it is there.
+pub(super) fn door(
+    settings: &settings::Admin,
+    issuers: &[Arc<Issuer>],
+    shared: &Shared,
+) -> Option<Door> {
+    let wanted = settings.issuer.as_ref()?;
+    let issuer = issuers.iter().find(|issuer| issuer.name == wanted.name)?;
+    Some(Door::new(
+        Arc::clone(issuer),
+        wanted.clone(),
+        Arc::clone(&shared.tables),
+        shared.clock.clone(),
+    ))
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
-use crate::authorize::Issuer;
+use super::issuers::Members;
 use crate::control::admin::{Condition, Readiness, Views};
 use crate::control::denylist::Revocations;
 use crate::denylist::Kind;
@@ -16,7 +16,7 @@ use crate::proxy::Shared;
 #[derive(Clone)]
 pub(super) struct Report {
     pub(super) shared: Arc<Shared>,
-    pub(super) issuers: Arc<[Arc<Issuer>]>,
+    pub(super) members: Members,
     pub(super) draining: Arc<AtomicBool>,
     pub(super) revocations: Revocations,
 }
@@ -31,12 +31,13 @@ impl Report {
         }
     }
 
-    /// Keys have been tried, and the gateway is not about to end. Keys that could not be loaded do not make it unready:
+    /// Keys of the issuers that were there at the start have been tried, and the gateway is not about to end. Keys that could not be loaded do not make it unready:
     /// other issuers' tokens can be checked, and a replica that is taken away helps nobody.
     fn readiness(&self) -> Readiness {
-        let keys = self.issuers.iter().map(|issuer| Condition {
-            name: format!("keys of {} tried", issuer.name).into(),
-            holds: issuer.keys.tried(),
+        let members = self.members.load();
+        let keys = members.iter().map(|member| Condition {
+            name: format!("keys of {} tried", member.issuer.name).into(),
+            holds: !member.is_first || member.issuer.keys.tried(),
         });
         let serving = Condition {
             name: "not draining".into(),
@@ -49,7 +50,8 @@ impl Report {
 
     fn metrics(&self) -> String {
         let metrics = &self.shared.metrics;
-        for issuer in self.issuers.iter() {
+        for member in self.members.load().iter() {
+            let issuer = &member.issuer;
             let (name, status) = (issuer.name.as_str(), issuer.keys.status());
             metrics
                 .key_set_keys
@@ -95,9 +97,11 @@ impl Report {
     fn status(&self) -> Map<String, Value> {
         let now = self.shared.clock.now();
         let issuers: Vec<Value> = self
-            .issuers
+            .members
+            .load()
             .iter()
-            .map(|issuer| {
+            .map(|member| {
+                let issuer = &member.issuer;
                 let status = issuer.keys.status();
                 let state = match &*issuer.keys.current() {
                     KeysState::NotLoaded => "not_loaded",

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use crate::authorize::Issuer;
+use super::issuers::Members;
 use crate::control::denylist::{IdentifiedToken, IdentifyFault, Tokens};
 use crate::denylist::{Fingerprinter, TokenKeys};
 use crate::token::{Claims, parse};
 
 /// The tokens of the configured issuers.
 pub(super) struct KnownTokens {
-    pub(super) issuers: Vec<Arc<Issuer>>,
+    pub(super) members: Members,
     pub(super) fingerprinter: Fingerprinter,
 }
 
@@ -18,9 +18,10 @@ impl Tokens for KnownTokens {
     fn identify(&self, raw: &str) -> Result<IdentifiedToken, IdentifyFault> {
         let parsed = parse(raw).map_err(|_| IdentifyFault::Malformed)?;
         let iss = parsed.payload.get("iss").and_then(|iss| iss.as_str());
-        let issuer = self
-            .issuers
+        let members = self.members.load();
+        let issuer = members
             .iter()
+            .map(|member| &member.issuer)
             .find(|issuer| iss == Some(&*issuer.rules.issuer))
             .ok_or(IdentifyFault::UnknownIssuer)?;
         let signing_input = parsed.signing_input.as_bytes();

@@ -1,32 +1,44 @@
 //! `jotgate check`: all faults of a configuration, or the routes as the gateway will see them.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, Failure, Format, print};
+use super::{ConfigArgs, Failure, Format, Verdict, print};
 use crate::base::clock::{Clock, UnixSeconds};
-use crate::config::{self, Settings, settings};
-use crate::policy::Auth;
+use crate::config::{self, Change, Outline, Settings, settings};
+use crate::policy::{Auth, Mode};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code 2 when the configuration has faults; each is printed with its place and its cure.\n\n\
+    after_help = "Exit code 2 when the configuration has faults; each is printed with its place and its cure. \
+    With --diff, exit code 1 when something gets weaker: a request that needed a token, a scope, a claim or an issuer \
+    would need it no more.\n\n\
     Examples:\n  \
     jotgate check --config gateway.toml\n  \
+    jotgate check --config new.toml --diff old.toml   what would change, and what gets weaker\n  \
     jotgate check --config gateway.toml --format json | jq '.[] | select(.auth == \"public\")'"
 )]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Show what changes from this older configuration instead
+    #[arg(long, value_name = "FILE")]
+    diff: Option<PathBuf>,
     /// How the result is written
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-pub(super) fn check(args: CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn check(args: CheckArgs, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let settings = config::load(&args.config.path()?).map_err(Failure::Config)?;
+    if let Some(old) = &args.diff {
+        let old = config::load(old).map_err(Failure::Config)?;
+        let changes = Outline::of(&settings).changes_since(&Outline::of(&old));
+        return diff(&changes, args.format, out);
+    }
     let rows: Vec<Row> = settings
         .routes
         .iter()
@@ -41,13 +53,51 @@ pub(super) fn check(args: CheckArgs, out: &mut dyn Write) -> Result<(), Failure>
             let cells: Vec<_> = rows.iter().map(Row::cells).collect();
             print::table(out, &HEAD, &cells)?;
             let public = rows.iter().filter(|row| row.auth == Auth::Public).count();
-            writeln!(out, "\n{} routes, {public} public", rows.len())?;
+            write!(out, "\n{} routes, {public} public", rows.len())?;
+            let reporting = rows.iter().filter(|row| row.mode == Mode::Report).count();
+            if reporting > 0 {
+                write!(
+                    out,
+                    ", {reporting} NOT ENFORCED: mode = \"report\" lets every request pass"
+                )?;
+            }
+            writeln!(out)?;
             for certificate in expired(&settings, Clock::system().now()) {
                 writeln!(out, "warning: {certificate} has expired: clients refuse it")?;
             }
         }
     }
-    Ok(())
+    Ok(Verdict::Good)
+}
+
+/// Writes what changes. Bad when something gets weaker.
+fn diff(changes: &[Change], format: Format, out: &mut dyn Write) -> Result<Verdict, Failure> {
+    let weaker = changes.iter().filter(|change| change.is_weaker).count();
+    match format {
+        Format::Json => {
+            let all = changes.iter().map(|change| {
+                json!({"place": change.place, "what": change.what, "weaker": change.is_weaker})
+            });
+            print::json(out, &Value::Array(all.collect()))?;
+        }
+        Format::Text => {
+            for change in changes {
+                let mark = if change.is_weaker {
+                    "WEAKER  "
+                } else {
+                    "        "
+                };
+                writeln!(out, "{mark}{change}")?;
+            }
+            let sign = if changes.is_empty() { "" } else { "\n" };
+            writeln!(out, "{sign}{} changes, {weaker} weaker", changes.len())?;
+        }
+    }
+    Ok(if weaker == 0 {
+        Verdict::Good
+    } else {
+        Verdict::Bad
+    })
 }
 
 /// Certificates that have ended. No fault: the gateway serves those who do not look, and renewal is on its way.
@@ -77,6 +127,7 @@ struct Row {
     path: String,
     methods: Vec<String>,
     auth: Auth,
+    mode: Mode,
     issuers: Vec<String>,
     audiences: Vec<String>,
     scopes: Vec<String>,
@@ -101,6 +152,7 @@ impl Row {
             path: route.path.to_string(),
             methods: strings(&route.methods),
             auth: route.auth,
+            mode: route.mode,
             issuers: strings(&route.issuers),
             audiences,
             scopes: strings(&route.requirement.scopes),
@@ -134,9 +186,10 @@ impl Row {
             list(&self.hosts, "any"),
             self.path.clone(),
             list(&self.methods, "any"),
-            match self.auth {
-                Auth::Public => "PUBLIC".to_owned(),
-                other => auth_word(other).to_owned(),
+            match (self.auth, self.mode) {
+                (Auth::Public, _) => "PUBLIC".to_owned(),
+                (other, Mode::Enforce) => auth_word(other).to_owned(),
+                (other, Mode::Report) => format!("{} NOT ENFORCED", auth_word(other)),
             },
             asked(&self.issuers),
             asked(&self.audiences),
@@ -151,6 +204,10 @@ impl Row {
             "path": self.path,
             "methods": self.methods,
             "auth": auth_word(self.auth),
+            "mode": match self.mode {
+                Mode::Enforce => "enforce",
+                Mode::Report => "report",
+            },
             "issuers": self.issuers,
             "audiences": self.audiences,
             "scopes": self.scopes,
@@ -184,6 +241,7 @@ mod tests {
             path: "/api/*".to_owned(),
             methods: vec!["GET".to_owned(), "PUT".to_owned()],
             auth,
+            mode: Mode::Enforce,
             issuers: vec!["main".to_owned()],
             audiences: vec![],
             scopes: vec!["read".to_owned()],
@@ -198,6 +256,16 @@ mod tests {
         let cells = row(Auth::Public).cells();
         assert_eq!(cells[3..6], ["PUBLIC", "-", "-"]);
         assert_eq!(row(Auth::Public).to_json()["auth"], "public");
+    }
+
+    #[test]
+    fn a_route_that_only_reports_shouts() {
+        let row = Row {
+            mode: Mode::Report,
+            ..row(Auth::Required)
+        };
+        assert_eq!(row.cells()[3], "required NOT ENFORCED");
+        assert_eq!(row.to_json()["mode"], "report");
     }
 
     #[test]

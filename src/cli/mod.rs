@@ -6,6 +6,7 @@
 mod admin_client;
 mod check;
 mod demo;
+mod explain;
 mod health;
 mod inspect;
 mod keys;
@@ -58,6 +59,8 @@ enum Command {
     Run(run::RunArgs),
     /// Check a configuration: all its faults, or the routes as the gateway will see them
     Check(check::CheckArgs),
+    /// Say how one request would be decided, step by step
+    Explain(explain::ExplainArgs),
     /// Try it out: gateway, test tokens and an echo service, all on this machine
     Demo(demo::DemoArgs),
     /// Read a token, or sign one for tests
@@ -205,7 +208,10 @@ fn execute(command: Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let clock = Clock::system();
     let done = match command {
         Command::Run(args) => run::run(args),
-        Command::Check(args) => check::check(args, out),
+        Command::Check(args) => return check::check(args, out),
+        Command::Explain(args) => {
+            return block_on(explain::explain(args, &clock, &mut io::stdin(), out));
+        }
         Command::Demo(args) => demo::demo(&args, out),
         Command::Token(TokenCommand::Inspect(args)) => {
             return inspect::inspect(&args, clock.now(), &mut io::stdin(), out);

@@ -1,17 +1,21 @@
-//! `jotgate run`: the gateway, until a signal ends it.
+//! `jotgate run`: the gateway, until a signal ends it; another one makes it read its configuration again.
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use super::{ConfigArgs, Failure, block_on};
-use crate::app::Gateway;
+use crate::app::{Gateway, Watch};
 use crate::base::clock::Clock;
-use crate::config;
+use crate::config::{self, Fixed};
 use crate::telemetry::{logs, panics};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "SIGTERM and SIGINT end it gracefully: running requests finish. \
+    after_help = "SIGHUP, or a changed file, reloads the configuration; a faulty one changes nothing. \
+    SIGTERM and SIGINT end it gracefully: running requests finish. \
     A second signal ends it at once, with exit code 1. \
     It also ends, with exit code 1, when revocations can no longer be written to the denylist's log.\n\n\
     Examples:\n  \
@@ -24,23 +28,78 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
-    let settings = config::load(&args.config.path()?).map_err(Failure::Config)?;
+    let path = args.config.path()?;
+    let watch = Watch::new(&path);
+    let (settings, fixed) = config::load_fixed(&path).map_err(Failure::Config)?;
     let _logs = logs::init(settings.telemetry.format, &settings.telemetry.level)?;
     block_on(async {
         // Before the gateway starts: a signal that comes in between must not be lost.
         let mut end = EndSignals::listen()?;
-        let gateway = Gateway::start(settings, Clock::system()).await?;
+        let mut changes = Changes::listen(path, watch)?;
+        let mut gateway = Gateway::start(settings, Clock::system()).await?;
         panics::count(gateway.panics());
-        let result = tokio::select! {
-            name = end.next() => {
-                tracing::info!(signal = name, "ending; a second signal ends at once");
-                Ok(())
+        let result = loop {
+            tokio::select! {
+                name = end.next() => break Ok(name),
+                () = gateway.denylist_failed() => break Err(Failure::DenylistFailed),
+                cause = changes.next() => tracing::info!(cause, "reloading the configuration"),
             }
-            () = gateway.denylist_failed() => Err(Failure::DenylistFailed),
+            // Whoever wants it to end does not wait for new issuers.
+            tokio::select! {
+                name = end.next() => break Ok(name),
+                _ = reload(&mut gateway, &changes.path, &fixed) => {}
+            }
         };
+        if let Ok(name) = &result {
+            tracing::info!(signal = name, "ending; a second signal ends at once");
+        }
         shutdown(gateway, end).await;
-        result
+        result.map(drop)
     })
+}
+
+/// Takes over the file as it is now; what is wrong with it is in the log.
+async fn reload(gateway: &mut Gateway, path: &Path, running: &Fixed) -> bool {
+    let (path, running) = (path.to_owned(), running.clone());
+    // The admin API answers on this thread, and a disk may be slow.
+    match spawn_blocking(move || config::load_beside(&path, &running)).await {
+        Ok(loaded) => gateway.reload(loaded).await,
+        Err(error) => {
+            tracing::error!(%error, "the configuration could not be read");
+            false
+        }
+    }
+}
+
+/// What asks for the configuration to be read again.
+#[derive(Debug)]
+struct Changes {
+    path: PathBuf,
+    hangup: Signal,
+    watch: Watch,
+}
+
+impl Changes {
+    /// From here on SIGHUP no longer kills the process.
+    fn listen(path: PathBuf, watch: Watch) -> Result<Self, Failure> {
+        let hangup = signal(SignalKind::hangup()).map_err(Failure::Signals)?;
+        Ok(Self {
+            path,
+            hangup,
+            watch,
+        })
+    }
+
+    /// Waits for one of them. A signal says that the file is whole, so nobody waits for it to be still.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.hangup.recv() => {
+                self.watch.catch_up();
+                "SIGHUP"
+            }
+            () = self.watch.changed() => "the file has changed",
+        }
+    }
 }
 
 /// Ends `gateway` gracefully. Another signal ends the process on the spot, with exit code 1.

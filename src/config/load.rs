@@ -14,6 +14,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::error::{Fault, Faults};
+use super::fixed::Fixed;
 use super::place::{KeyPath, Place, Segment, is_bare};
 use super::raw::{self, Root};
 use super::settings::Settings;
@@ -31,18 +32,53 @@ const HOLES_MAX: usize = 100;
 
 /// Reads the file and the process environment.
 pub fn load(path: &Path) -> Result<Settings, Faults> {
+    load_fixed(path).map(|(settings, _)| settings)
+}
+
+/// The same for a gateway that reloads: with what cannot change while it runs.
+pub fn load_fixed(path: &Path) -> Result<(Settings, Fixed), Faults> {
+    load_file(path, None)
+}
+
+/// The same while a gateway runs that was started with `running`: what it cannot change is a fault, told with all others.
+pub fn load_beside(path: &Path, running: &Fixed) -> Result<Settings, Faults> {
+    load_file(path, Some(running)).map(|(settings, _)| settings)
+}
+
+fn load_file(path: &Path, running: Option<&Fixed>) -> Result<(Settings, Fixed), Faults> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|error| whole_file(&name, format!("cannot be read: {error}")))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let env = environment(&name, std::env::vars_os())?;
-    read(&name, &text, &env, folder)
+    read(&name, &text, &env, folder, running)
 }
 
 /// The same from a text. `name` stands in the faults; `env` is the environment, for overrides and for secrets by
 /// reference. Relative paths in the text are relative to the current folder.
 pub fn load_str(name: &str, text: &str, env: &[(String, String)]) -> Result<Settings, Faults> {
-    read(name, text, env, Path::new(""))
+    read(name, text, env, Path::new(""), None).map(|(settings, _)| settings)
+}
+
+/// [`load_fixed`] from a text.
+#[cfg(test)]
+pub(super) fn load_str_fixed(
+    name: &str,
+    text: &str,
+    env: &[(String, String)],
+) -> Result<(Settings, Fixed), Faults> {
+    read(name, text, env, Path::new(""), None)
+}
+
+/// [`load_beside`] from a text.
+#[cfg(test)]
+pub(super) fn load_str_beside(
+    name: &str,
+    text: &str,
+    env: &[(String, String)],
+    running: &Fixed,
+) -> Result<Settings, Faults> {
+    read(name, text, env, Path::new(""), Some(running)).map(|(settings, _)| settings)
 }
 
 /// The variables that are text. One of ours that is not is a fault; others are none of our business.
@@ -87,13 +123,18 @@ fn read(
     text: &str,
     env: &[(String, String)],
     folder: &Path,
-) -> Result<Settings, Faults> {
+    running: Option<&Fixed>,
+) -> Result<(Settings, Fixed), Faults> {
     let mut check = Check::new(file, folder, env);
     let document = parse(file, text, &mut check)?;
     let merged = merge(file, document, env, &mut check)?;
+    let fixed = Fixed::of(&merged);
     let root = deserialize(merged, &mut check);
     let settings = validate::settings(&root, &mut check);
-    check.finish(settings)
+    if let Some(running) = running {
+        fixed.compare(running, &mut check);
+    }
+    check.finish(settings).map(|settings| (settings, fixed))
 }
 
 /// The values of the file, as a source of the `config` crate. Its own TOML source would read a quoted key at the top,

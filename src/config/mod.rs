@@ -1,7 +1,9 @@
 //! From what the file says (`raw`) to what the program believes (`settings`): one TOML file, the
 //! environment over it, every fault at once with its line and its cure.
 
+mod diff;
 mod error;
+mod fixed;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod law;
 mod load;
@@ -11,8 +13,10 @@ mod secret;
 pub mod settings;
 mod validate;
 
+pub use diff::{Change, Outline};
 pub use error::{Fault, Faults};
-pub use load::{load, load_str};
+pub use fixed::Fixed;
+pub use load::{load, load_beside, load_fixed, load_str};
 pub use settings::Settings;
 
 #[cfg(test)]

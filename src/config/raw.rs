@@ -166,6 +166,7 @@ sections! {
         methods: List<String>,
         upstream: String,
         auth: String,
+        mode: String,
         issuers: List<String>,
         scopes: List<String>,
         any_scope: List<String>,
@@ -298,7 +299,7 @@ const LATER: &[(&str, &[&str])] = &[
         "upstreams[]",
         &["balance", "health", "outlier", "retries", "tls"],
     ),
-    ("routes[]", &["expression", "mode", "on_stale", "rewrite"]),
+    ("routes[]", &["expression", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
     ("telemetry", &["otlp"]),
 ];

@@ -10,12 +10,12 @@ use std::time::Duration;
 use http::{Method, Uri};
 
 use crate::base::names::{IssuerName, RouteName, UpstreamName};
-use crate::base::secret::Secret;
+use crate::base::secret::{Secret, same};
 use crate::http::cors::Cors;
 use crate::identity::HeaderMap;
 use crate::listener;
 use crate::listener::tls::Tls;
-use crate::policy::{Auth, Requirement};
+use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{HostPattern, PathPattern};
 use crate::telemetry::logs::Format;
 use crate::token::{Places, Rules};
@@ -65,6 +65,30 @@ pub enum KeySource {
     Secret(Secret),
 }
 
+impl KeySource {
+    /// Whether both lead to the same keys. Files are read again by themselves, so their paths tell.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Discovery(ours), Self::Discovery(theirs))
+            | (Self::Url(ours), Self::Url(theirs)) => ours == theirs,
+            (Self::File(ours), Self::File(theirs))
+            | (Self::PublicKeyFile(ours), Self::PublicKeyFile(theirs)) => ours == theirs,
+            (Self::Inline(ours), Self::Inline(theirs)) => ours == theirs,
+            (Self::Secret(ours), Self::Secret(theirs)) => same(ours, theirs),
+            (
+                Self::Discovery(_)
+                | Self::Url(_)
+                | Self::File(_)
+                | Self::Inline(_)
+                | Self::PublicKeyFile(_)
+                | Self::Secret(_),
+                _,
+            ) => false,
+        }
+    }
+}
+
 /// `[[issuers]]`
 #[derive(Debug)]
 pub struct Issuer {
@@ -105,6 +129,8 @@ pub struct Route {
     pub upstream: UpstreamName,
     /// Default required.
     pub auth: Auth,
+    /// Default enforce. Report only where something is asked.
+    pub mode: Mode,
     /// Names of `Settings::issuers`; all of them unless the file says which. Empty only on public routes.
     pub issuers: Vec<IssuerName>,
     /// Where the token is.

@@ -1,4 +1,4 @@
-//! Who may pass.
+//! Who may pass, and what happens to who may not.
 
 /// Who may pass a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,4 +9,15 @@ pub enum Auth {
     Optional,
     /// Tokens are not looked at.
     Public,
+}
+
+/// What becomes of a request that may not pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It passes as a stranger, and what it would have been refused for is counted: to learn who would be shut out before
+    /// anybody is.
+    Report,
 }

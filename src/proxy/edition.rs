@@ -19,7 +19,7 @@ use crate::base::deadline::Deadlines;
 use crate::denylist::Desk;
 use crate::plan::Plan;
 use crate::telemetry::metrics::{DecisionCounters, Metrics};
-use crate::upstream::Pool;
+use crate::upstream::{self, Pool};
 
 /// What all threads share.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub struct Worker {
 /// One edition of the plan with what this thread keeps for it.
 pub(super) struct Edition {
     pub(super) plan: Arc<Plan>,
-    pub(super) services: Box<[Service]>,
+    pub(super) services: Box<[Rc<Service>]>,
     pub(super) decisions: DecisionCounters,
 }
 
@@ -69,7 +69,7 @@ impl Worker {
     #[must_use]
     pub fn new(shared: Arc<Shared>, deadlines: Deadlines, tasks: TaskTracker) -> Self {
         let ended = shared.metrics.streams_ended.clone();
-        let edition = Edition::new(shared.plan.load_full(), &shared.metrics, &deadlines);
+        let edition = Edition::new(shared.plan.load_full(), &shared.metrics, &deadlines, &[]);
         Self {
             edition: RefCell::new(Rc::new(edition)),
             shared,
@@ -90,6 +90,7 @@ impl Worker {
                 Arc::clone(&current),
                 &self.shared.metrics,
                 &self.deadlines,
+                &edition.services,
             ));
         }
         Rc::clone(&edition)
@@ -111,24 +112,36 @@ impl Worker {
         }
     }
 
-    /// Closes upstream connections that were idle for too long.
+    /// Closes upstream connections that were idle for too long, and those of services that are gone: a thread without requests
+    /// learns of a new edition here.
     pub fn sweep(&self) {
-        for service in &self.edition.borrow().services {
+        for service in &self.edition().services {
             service.pool.sweep();
         }
     }
 }
 
 impl Edition {
-    fn new(plan: Arc<Plan>, metrics: &Metrics, deadlines: &Deadlines) -> Self {
-        let services = plan
-            .upstreams
-            .iter()
-            .map(|options| Service {
-                pool: Pool::new(Arc::clone(options), deadlines.clone()),
-                seconds: metrics.upstream_seconds(options.name.as_str()),
-            })
-            .collect();
+    /// An upstream that is the very same as one of `running` keeps its connections.
+    fn new(
+        plan: Arc<Plan>,
+        metrics: &Metrics,
+        deadlines: &Deadlines,
+        running: &[Rc<Service>],
+    ) -> Self {
+        let service = |options: &Arc<upstream::Options>| {
+            let same = |service: &&Rc<Service>| Arc::ptr_eq(service.pool.options(), options);
+            running.iter().find(same).map_or_else(
+                || {
+                    Rc::new(Service {
+                        pool: Pool::new(Arc::clone(options), deadlines.clone()),
+                        seconds: metrics.upstream_seconds(options.name.as_str()),
+                    })
+                },
+                Rc::clone,
+            )
+        };
+        let services = plan.upstreams.iter().map(service).collect();
         Self {
             plan,
             services,

@@ -34,9 +34,9 @@ use crate::http::respond::{Problem, is_grpc};
 use crate::jwks::RefreshOutcome;
 use crate::listener::{Connection, Front};
 use crate::plan::Route;
-use crate::policy::Requirement;
+use crate::policy::{Mode, Requirement};
 use crate::route::{Found, NormalPath};
-use crate::telemetry::metrics::Decided as Counted;
+use crate::telemetry::metrics::{Decided as Counted, Fate};
 use crate::token::{self, Reject};
 use crate::upstream::Sent;
 
@@ -198,11 +198,11 @@ impl Exchange<'_> {
         let pass = match head.preflight {
             Preflight::Answer => {
                 let cors = route.cors.as_ref().expect("the route has CORS");
-                self.count(route, None, true, "preflight");
+                self.count(route, None, Fate::Allow, "preflight");
                 return Ok(Outcome::Own(cors.answer_preflight(&parts.headers)));
             }
             Preflight::Pass if self.is_bare(route, parts) => {
-                self.count(route, None, true, "preflight");
+                self.count(route, None, Fate::Allow, "preflight");
                 Pass { bearer: None }
             }
             Preflight::Pass | Preflight::No => {
@@ -289,7 +289,16 @@ impl Exchange<'_> {
         let issuer = decided
             .issuer
             .map(|issuer| (issuer.id, issuer.name.as_str()));
-        self.count(route, issuer, result.is_ok(), code);
+        let fate = match (&result, route.mode) {
+            (Ok(_), Mode::Enforce | Mode::Report) => Fate::Allow,
+            (Err(_), Mode::Report) => Fate::Report,
+            (Err(_), Mode::Enforce) => Fate::Deny,
+        };
+        self.count(route, issuer, fate, code);
+        if fate == Fate::Report {
+            // As a stranger: what a token says that would be refused is nobody's identity.
+            return Ok(Pass { bearer: None });
+        }
         result
     }
 
@@ -297,7 +306,7 @@ impl Exchange<'_> {
         &mut self,
         route: &Route,
         issuer: Option<(usize, &str)>,
-        allowed: bool,
+        result: Fate,
         code: &'static str,
     ) {
         self.record.decision = self.record.start.elapsed();
@@ -310,7 +319,7 @@ impl Exchange<'_> {
         self.edition.decisions.count(Counted {
             route: (route.number, route.name.as_str()),
             issuer: issuer.unwrap_or((0, "")),
-            allowed,
+            result,
             code,
         });
     }
@@ -423,9 +432,12 @@ impl Exchange<'_> {
         })
     }
 
-    /// What a rule can cut short; None for strangers.
+    /// What a rule can cut short; None for strangers, and where nothing is enforced.
     fn admission(&self) -> Option<Admission> {
         let (bearer, route) = (self.bearer.as_ref()?, self.route?);
+        if route.mode == Mode::Report {
+            return None;
+        }
         let leeway = route
             .access
             .issuers
@@ -444,6 +456,7 @@ impl Exchange<'_> {
         let denied = self
             .bearer
             .as_ref()
+            .filter(|_| self.route.is_some_and(|route| route.mode == Mode::Enforce))
             .and_then(|bearer| denylist.is_denied_since(&bearer.revocation, &bearer.clean_at));
         denied.map_or(Ok(()), |kind| Err(Refusal::Ended(Ended::Revoked(kind))))
     }
@@ -462,6 +475,8 @@ impl Exchange<'_> {
             return match wisher {
                 // A logout by somebody who was not logged in has nothing to end.
                 Wisher::Logout => Ok(false),
+                // The same, where whoever is let in may be nobody.
+                Wisher::Service if route.mode == Mode::Report => Ok(false),
                 Wisher::Service => Err(self.refuse_word(route)),
             };
         };
@@ -588,7 +603,7 @@ impl Exchange<'_> {
                     self.edition.decisions.count(Counted {
                         route: (number, name),
                         issuer: (0, ""),
-                        allowed: false,
+                        result: Fate::Deny,
                         code: failure.code(),
                     });
                 }
@@ -758,6 +773,7 @@ mod tests {
                 },
                 requirement: Requirement::default(),
             },
+            mode: Mode::Enforce,
             upstream: 0,
             cors: None,
             timeout: Duration::from_secs(30),

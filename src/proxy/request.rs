@@ -306,7 +306,7 @@ mod tests {
     use crate::authorize::{Access, IssuerSet};
     use crate::base::names::RouteName;
     use crate::identity::ProtectedNames;
-    use crate::policy::{Auth, Requirement};
+    use crate::policy::{Auth, Mode, Requirement};
     use crate::route::RouteTable;
     use crate::token::Places;
 
@@ -333,6 +333,7 @@ mod tests {
                 },
                 requirement: Requirement::default(),
             },
+            mode: Mode::Enforce,
             upstream: 0,
             cors: None,
             timeout: Duration::from_secs(1),

@@ -55,6 +55,10 @@ pub struct Metrics {
     pub failures_not_noted: IntCounter,
     /// Panics of the whole process.
     pub panics: IntCounter,
+    /// Attempts to take over a changed configuration, by result.
+    pub config_reloads: IntCounterVec,
+    /// When the running configuration was taken over.
+    pub config_last_good: IntGauge,
     /// Requests to the admin API that were turned away, by code.
     pub admin_refusals: IntCounterVec,
     /// Client connections that ended with an error, by reason.
@@ -187,6 +191,17 @@ impl Metrics {
                 &registry,
                 IntCounter::new("jotgate_panics_total", "Panics, each a defect of jotgate."),
             ),
+            config_reloads: counters(
+                &registry,
+                "jotgate_config_reloads_total",
+                "Attempts to take over a changed configuration.",
+                &["result"],
+            ),
+            config_last_good: gauge(
+                &registry,
+                "jotgate_config_last_good_timestamp_seconds",
+                "When the running configuration was taken over, in seconds since 1970.",
+            ),
             admin_refusals: counters(
                 &registry,
                 "jotgate_admin_refusals_total",
@@ -306,6 +321,17 @@ pub struct DecisionCounters {
     known: RefCell<HashMap<(usize, usize, &'static str), IntCounter, foldhash::fast::RandomState>>,
 }
 
+/// What becomes of a request by its decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was sent on.
+    Allow,
+    /// It was sent on because its route only reports; else it would have been refused.
+    Report,
+    /// It was refused.
+    Deny,
+}
+
 /// The labels of one decision. `route` and `issuer` are names of the configuration with a number that is theirs alone in
 /// this edition; 0 is for none.
 #[derive(Clone, Copy, Debug)]
@@ -314,8 +340,8 @@ pub struct Decided<'n> {
     pub route: (usize, &'n str),
     /// The issuer.
     pub issuer: (usize, &'n str),
-    /// Whether the request was sent on.
-    pub allowed: bool,
+    /// What became of the request.
+    pub result: Fate,
     /// The exact reason.
     pub code: &'static str,
 }
@@ -336,7 +362,11 @@ impl DecisionCounters {
             .borrow_mut()
             .entry((decided.route.0, decided.issuer.0, decided.code))
             .or_insert_with(|| {
-                let result = if decided.allowed { "allow" } else { "deny" };
+                let result = match decided.result {
+                    Fate::Allow => "allow",
+                    Fate::Report => "report",
+                    Fate::Deny => "deny",
+                };
                 self.decisions.with_label_values(&[
                     decided.route.1,
                     decided.issuer.1,
@@ -378,7 +408,7 @@ mod tests {
         let decided = Decided {
             route: (1, "orders"),
             issuer: (0, ""),
-            allowed: false,
+            result: Fate::Deny,
             code: "no_token",
         };
         for _ in 0..2 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::names::UpstreamName;
 
 /// `[[upstreams]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Unique.
     pub name: UpstreamName,

@@ -16,7 +16,7 @@ use crate::base::names::{IssuerName, RouteName};
 use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::Route;
-use crate::policy::{Auth, ClaimRequirement, Requirement};
+use crate::policy::{Auth, ClaimRequirement, Mode, Requirement};
 use crate::route::{Entry, HostPattern, PathPattern, RouteTable};
 use crate::token::{ClaimPath, Places};
 
@@ -100,6 +100,14 @@ fn route(
             _ => Err("is unknown; write \"required\", \"optional\" or \"public\""),
         }),
     };
+    let mode = match &raw.mode {
+        None => Some(Mode::Enforce),
+        Some(text) => check.parsed(&at.key("mode"), text, |text| match text {
+            "enforce" => Ok(Mode::Enforce),
+            "report" => Ok(Mode::Report),
+            _ => Err("is unknown; write \"enforce\" or \"report\""),
+        }),
+    };
     let requirement = requirement(raw, &at, check);
     let accepted = match auth {
         None => vec![],
@@ -131,6 +139,7 @@ fn route(
         methods: matches.methods,
         upstream: upstream?,
         auth: auth?,
+        mode: mode?,
         issuers: accepted,
         token,
         requirement,
@@ -369,6 +378,7 @@ fn accepted(
 /// Keys that a public route would silently ignore. Somebody who wrote them believes that they protect.
 fn never_asked(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) {
     let asked = [
+        ("mode", raw.mode.as_deref() == Some("report")),
         ("issuers", raw.issuers.is_some()),
         ("scopes", raw.scopes.is_some()),
         ("any_scope", raw.any_scope.is_some()),
@@ -697,8 +707,18 @@ mod tests {
     }
 
     #[test]
+    fn a_route_enforces_unless_it_says_that_it_reports() {
+        let mode = |line: &str| good(&route(line)).routes[0].mode;
+        assert_eq!(mode(""), Mode::Enforce);
+        assert_eq!(mode("mode = \"enforce\""), Mode::Enforce);
+        assert_eq!(mode("mode = \"report\""), Mode::Report);
+        check(&route("mode = \"off\""), "routes[0].mode", "is unknown");
+    }
+
+    #[test]
     fn a_public_route_asks_nothing() {
         for (key, value) in [
+            ("mode", "\"report\""),
             ("issuers", "[\"id.example.com\"]"),
             ("scopes", "[\"a\"]"),
             ("any_scope", "[\"a\"]"),

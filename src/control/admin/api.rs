@@ -129,12 +129,13 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Result<Answer, Problem> {
     let (head, body) = request.into_parts();
-    admin.hosts.check(&head.uri, &head.headers)?;
+    admin.hosts.load().check(&head.uri, &head.headers)?;
     let path = head.uri.path();
     // Strangers do not learn which paths there are.
     let caller = if path.starts_with("/v1/") {
         let now = admin.clock.now();
-        Some(admin.callers.identify(&head.headers, client, now).await?)
+        let callers = admin.callers.load_full();
+        Some(callers.identify(&head.headers, client, now).await?)
     } else {
         None
     };

@@ -32,7 +32,8 @@ pub(super) struct Caller {
 /// All who may call.
 pub(super) struct Callers {
     known: Vec<(Secret, Caller)>,
-    guesses: Guesses,
+    /// Outlives the callers: a reload gives nobody new guesses.
+    guesses: Arc<Guesses>,
     door: Option<Door>,
 }
 
@@ -121,6 +122,15 @@ fn unknown() -> Problem {
 
 impl Callers {
     pub(super) fn new(tokens: Vec<AdminToken>, door: Option<Door>) -> Self {
+        Self::with(tokens, door, Arc::new(Guesses::new()))
+    }
+
+    /// Those of a new configuration.
+    pub(super) fn renewed(&self, tokens: Vec<AdminToken>, door: Option<Door>) -> Self {
+        Self::with(tokens, door, Arc::clone(&self.guesses))
+    }
+
+    fn with(tokens: Vec<AdminToken>, door: Option<Door>, guesses: Arc<Guesses>) -> Self {
         let known = tokens.into_iter().map(|token| {
             let caller = Caller {
                 name: token.name.into(),
@@ -130,7 +140,7 @@ impl Callers {
         });
         Self {
             known: known.collect(),
-            guesses: Guesses::new(),
+            guesses,
             door,
         }
     }

@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use prometheus::IntCounterVec;
 use serde_json::{Map, Value};
 
@@ -73,8 +74,9 @@ impl fmt::Debug for Views {
 
 /// Answers the requests of the admin API.
 pub struct Admin {
-    hosts: Hosts,
-    callers: Callers,
+    /// Both are swapped by a reload.
+    hosts: ArcSwap<Hosts>,
+    callers: ArcSwap<Callers>,
     /// Requests that were turned away, by code.
     refusals: IntCounterVec,
     revocations: Revocations,
@@ -96,14 +98,21 @@ impl Admin {
         refusals: IntCounterVec,
     ) -> Self {
         Self {
-            hosts: Hosts::new(settings.hosts),
+            hosts: ArcSwap::from_pointee(Hosts::new(settings.hosts)),
             refusals,
-            callers: Callers::new(settings.tokens, door),
+            callers: ArcSwap::from_pointee(Callers::new(settings.tokens, door)),
             revocations,
             views,
             started: clock.now(),
             clock,
         }
+    }
+
+    /// Takes over names and callers of a new configuration. Addresses stay.
+    pub fn replace(&self, settings: settings::Admin, door: Option<Door>) {
+        let callers = self.callers.load().renewed(settings.tokens, door);
+        self.hosts.store(Arc::new(Hosts::new(settings.hosts)));
+        self.callers.store(Arc::new(callers));
     }
 }
 

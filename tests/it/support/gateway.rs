@@ -143,6 +143,7 @@ impl Setup {
 
     /// A variable of the environment.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.retain(|(known, _)| known != name);
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
@@ -255,6 +256,12 @@ impl Gateway {
         self.inner.addresses().into_iter().map(tcp).collect()
     }
 
+    /// Takes over another configuration; false if it is refused.
+    pub(crate) async fn reload(&mut self, setup: &Setup) -> bool {
+        let loaded = jotgate::config::load_str("scenario.toml", &setup.text(), &setup.env);
+        within("the reload", self.inner.reload(loaded)).await
+    }
+
     /// Moves its clock.
     pub(crate) const fn clock(&self) -> &ClockHand {
         &self.hand
@@ -307,9 +314,15 @@ impl Gateway {
 
 /// The text of `/metrics`.
 #[derive(Debug)]
-pub(crate) struct Metrics(String);
+pub(crate) struct Metrics(pub(crate) String);
 
 impl Metrics {
+    /// The value of a series, written with its labels as in the text.
+    pub(crate) fn value(&self, series: &str) -> Option<u64> {
+        let line = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+        self.0.lines().find_map(line)
+    }
+
     /// Labels and value of every sample of this counter.
     pub(crate) fn samples(&self, name: &str) -> Vec<(BTreeMap<String, String>, u64)> {
         self.0

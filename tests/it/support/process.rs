@@ -88,6 +88,24 @@ impl Process {
         process
     }
 
+    /// Puts another configuration in the place of its file, as a careful editor does: written aside, then renamed.
+    pub(crate) fn rewrite(&self, text: &str) {
+        let folder = self
+            .folder
+            .as_ref()
+            .expect("its file is in a folder")
+            .path();
+        let aside = folder.join("aside.toml");
+        std::fs::write(&aside, text).expect("a file");
+        std::fs::rename(aside, folder.join("jotgate.toml")).expect("renamed");
+    }
+
+    /// How many lines it has said with this in them.
+    pub(crate) fn count(&self, word: &str) -> usize {
+        let lines = self.lines.lock().expect("no holder panics");
+        lines.iter().filter(|line| line.contains(word)).count()
+    }
+
     /// Its number.
     pub(crate) fn id(&self) -> u32 {
         self.child.id().expect("it runs")
