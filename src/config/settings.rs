@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Uri};
@@ -104,7 +105,7 @@ pub struct Route {
     /// Default required.
     pub auth: Auth,
     /// Names of `Settings::issuers`; all of them unless the file says which. Empty only on public routes.
-    pub issuers: Vec<IssuerName>,
+    pub issuers: Arc<[IssuerName]>,
     /// Where the token is.
     pub token: Places,
     /// Scopes and claims.

@@ -1,7 +1,7 @@
 //! Who may pass.
 
 /// Who may pass a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Auth {
     /// A good token, or 401.
     Required,
