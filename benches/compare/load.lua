@@ -1,5 +1,5 @@
 -- What wrk sends: the tokens of a file in turn or by chance, or none; a body or none. And what it tells: one line for `run`.
--- wrk … -s load.lua URL -- TOKENS|- ORDER BODY_BYTES
+-- wrk … -s load.lua URL -- TOKENS|- ORDER BODY_BYTES PAUSE_MS
 local requests, count, order, position = {}, 0, "chance", 0
 
 function init(args)
@@ -21,6 +21,11 @@ function init(args)
   if count == 1 then
     -- wrk sends what it has, and asks nobody.
     request = nil
+  end
+  local pause = tonumber(args[4])
+  if pause > 0 then
+    -- Before each request of a connection, its first too, so that they do not come in step.
+    function delay() return math.floor(2 * pause * math.random() + 0.5) end
   end
   io.stderr:write("READY\n")
 end
