@@ -53,29 +53,9 @@ impl Scene {
     /// Without rules, with room for that many.
     pub(crate) fn new(entries_max: usize) -> Self {
         let (index, writer) = index(entries_max);
-        let keys: Vec<Value> = ALGORITHMS
-            .iter()
-            .map(|&algorithm| key(algorithm, 0).jwk())
-            .collect();
-        let set = KeySet::parse(json!({"keys": keys}).to_string().as_bytes()).expect("a key set");
         let (table, mut keys) = KeyTable::new();
-        keys.publish(set, UnixSeconds(NOW));
-        let issuer = Arc::new(Issuer {
-            name: IssuerName::new("id"),
-            id: 1,
-            rules: rules(),
-            headers: ClaimHeaders {
-                claims: vec![HeaderMapping {
-                    header: http::HeaderName::from_static("x-user-id"),
-                    claim: path("sub"),
-                }],
-                payload: None,
-                on_unmappable: OnUnmappable::Reject,
-                size_max: 8 * 1024,
-            },
-            keys: table,
-            refresh: RefreshGate::closed(),
-        });
+        keys.publish(key_set(), UnixSeconds(NOW));
+        let issuer = issuer(ISSUER, 1, table);
         Self {
             access: Access {
                 auth: Auth::Required,
@@ -126,14 +106,43 @@ pub(crate) fn fingerprinter() -> Fingerprinter {
     Fingerprinter::new(&[7; 16])
 }
 
-fn path(claim: &str) -> ClaimPath {
+pub(crate) fn path(claim: &str) -> ClaimPath {
     ClaimPath::parse(claim).expect("a claim's name")
 }
 
-fn rules() -> Rules {
+/// A key of each family.
+pub(crate) fn key_set() -> KeySet {
+    let keys: Vec<Value> = ALGORITHMS
+        .iter()
+        .map(|&algorithm| key(algorithm, 0).jwk())
+        .collect();
+    KeySet::parse(json!({"keys": keys}).to_string().as_bytes()).expect("a key set")
+}
+
+/// An issuer whose tokens say `iss`, with the keys of that table.
+pub(crate) fn issuer(iss: &str, id: usize, keys: Arc<KeyTable>) -> Arc<Issuer> {
+    Arc::new(Issuer {
+        name: IssuerName::new("id"),
+        id,
+        rules: rules(iss),
+        headers: ClaimHeaders {
+            claims: vec![HeaderMapping {
+                header: http::HeaderName::from_static("x-user-id"),
+                claim: path("sub"),
+            }],
+            payload: None,
+            on_unmappable: OnUnmappable::Reject,
+            size_max: 8 * 1024,
+        },
+        keys,
+        refresh: RefreshGate::closed(),
+    })
+}
+
+fn rules(issuer: &str) -> Rules {
     let paths = |names: [&str; 2]| names.map(path).to_vec();
     Rules {
-        issuer: ISSUER.into(),
+        issuer: issuer.into(),
         audiences: vec!["orders".into()],
         algorithms: ALGORITHMS.to_vec(),
         leeway: Duration::from_secs(30),

@@ -1,5 +1,6 @@
 //! `jotgate check`: all faults of a configuration, or the routes as the gateway will see them.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -139,10 +140,15 @@ struct Row {
 impl Row {
     fn new(route: &settings::Route, settings: &Settings) -> Self {
         let mut audiences: Vec<String> = vec![];
-        let own = |issuer: &&settings::Issuer| route.issuers.contains(&issuer.name);
-        for issuer in settings.issuers.iter().filter(own) {
+        let mut seen = HashSet::new();
+        let own: HashSet<_> = route.issuers.iter().collect();
+        for issuer in settings
+            .issuers
+            .iter()
+            .filter(|issuer| own.contains(&issuer.name))
+        {
             for audience in &issuer.rules.audiences {
-                if !audiences.iter().any(|known| **known == **audience) {
+                if seen.insert(audience) {
                     audiences.push(audience.to_string());
                 }
             }

@@ -132,7 +132,7 @@ pub struct Route {
     /// Default enforce. Report only where something is asked.
     pub mode: Mode,
     /// Names of `Settings::issuers`; all of them unless the file says which. Empty only on public routes.
-    pub issuers: Vec<IssuerName>,
+    pub issuers: Arc<[IssuerName]>,
     /// Where the token is.
     pub token: Places,
     /// Scopes and claims.

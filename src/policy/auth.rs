@@ -1,7 +1,7 @@
 //! Who may pass, and what happens to who may not.
 
 /// Who may pass a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Auth {
     /// A good token, or 401.
     Required,
@@ -12,7 +12,7 @@ pub enum Auth {
 }
 
 /// What becomes of a request that may not pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// It is refused.
     #[default]

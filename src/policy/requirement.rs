@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::token::ClaimPath;
 
 /// All of it must hold. Empty: nothing is asked.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Requirement {
     /// Every one of these scopes.
     pub scopes: Vec<Box<str>>,
@@ -17,7 +17,7 @@ pub struct Requirement {
 
 /// A claim that must have one of some values. A claim that is an array has a value when one of its
 /// elements is equal to it. Values are compared as JSON, so `"1"` is not `1`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimRequirement {
     /// Which claim.
     pub path: ClaimPath,
