@@ -8,7 +8,7 @@ use crate::base::names::RouteName;
 use crate::http::cors::Cors;
 use crate::identity::ProtectedNames;
 use crate::route::RouteTable;
-use crate::upstream;
+use crate::upstream::Upstream;
 
 /// One edition.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Plan {
     /// Header names that no client may write, on any route.
     pub protected: ProtectedNames,
     /// Services; a route names one by its position.
-    pub upstreams: Box<[Arc<upstream::Options>]>,
+    pub upstreams: Box<[Arc<Upstream>]>,
     /// Whether each request gets an access line.
     pub access_log: bool,
 }

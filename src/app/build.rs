@@ -12,7 +12,7 @@ use crate::jwks::{KeyTable, RefreshGate};
 use crate::plan::{Plan, Route};
 use crate::policy::{Auth, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
-use crate::upstream;
+use crate::upstream::{self, Upstream};
 
 /// An issuer as requests see it, beside the task that keeps its keys.
 pub(super) fn issuer(
@@ -102,7 +102,10 @@ pub(super) fn plan(
     Ok(Plan {
         routes: RouteTable::build(&entries)?,
         protected,
-        upstreams: upstreams.into_iter().map(Arc::new).collect(),
+        upstreams: upstreams
+            .into_iter()
+            .map(|options| Arc::new(Upstream::new(options)))
+            .collect(),
         access_log,
     })
 }

@@ -124,9 +124,9 @@ impl Edition {
         let services = plan
             .upstreams
             .iter()
-            .map(|options| Service {
-                pool: Pool::new(Arc::clone(options), deadlines.clone()),
-                seconds: metrics.upstream_seconds(options.name.as_str()),
+            .map(|upstream| Service {
+                pool: Pool::new(Arc::clone(upstream), deadlines.clone()),
+                seconds: metrics.upstream_seconds(upstream.options.name.as_str()),
             })
             .collect();
         Self {

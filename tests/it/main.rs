@@ -25,3 +25,4 @@ mod targets;
 mod time;
 mod token_places;
 mod token_rules;
+mod upstream_tls;

@@ -14,6 +14,7 @@ mod routes;
 mod telemetry;
 #[cfg(test)]
 pub(super) mod testing;
+mod upstream_tls;
 mod upstreams;
 mod url;
 
