@@ -199,17 +199,16 @@ where
                             lease: Lease(None),
                         });
                     }
-                    Err(mut fault) => match fault.take_message() {
-                        Some(unsent) => {
-                            request = unsent;
-                            *home.http2.borrow_mut() = Http2::None;
-                            last = self.no_answer_http2(home, &tls_fault, fault.into_error());
-                        }
-                        None => {
-                            let error = fault.into_error();
-                            return Err(self.no_answer_http2(home, &tls_fault, error));
-                        }
-                    },
+                    Err(mut fault) => {
+                        let unsent = fault.take_message();
+                        let error = self.no_answer_http2(home, &tls_fault, fault.into_error());
+                        let Some(unsent) = unsent else {
+                            return Err(error);
+                        };
+                        request = unsent;
+                        *home.http2.borrow_mut() = Http2::None;
+                        last = error;
+                    }
                 }
             }
         }
@@ -290,7 +289,8 @@ where
         let deadlines = self.deadlines.clone();
         spawn_local(async move {
             let span = upstream.options.connect_timeout;
-            let connected = match deadlines.within(span, connect::http2(&home.server)).await {
+            let connecting = Box::pin(connect::http2(&home.server));
+            let connected = match deadlines.within(span, connecting).await {
                 Ok(Ok(connected)) => Ok(connected),
                 Ok(Err(SendError::Connect(error))) => Err(Unconnected::Connect(error.kind())),
                 Ok(Err(SendError::Handshake(error))) => {
