@@ -9,7 +9,7 @@ use crate::http::cors::Cors;
 use crate::identity::ProtectedNames;
 use crate::policy::Mode;
 use crate::route::RouteTable;
-use crate::upstream;
+use crate::upstream::Upstream;
 
 /// One edition.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Plan {
     /// Header names that no client may write, on any route.
     pub protected: ProtectedNames,
     /// Services; a route names one by its position.
-    pub upstreams: Box<[Arc<upstream::Options>]>,
+    pub upstreams: Box<[Arc<Upstream>]>,
     /// Whether each request gets an access line.
     pub access_log: bool,
 }

@@ -212,6 +212,7 @@ fn secrets_are_exposed_in_these_files_alone_and_compared_in_constant_time() {
         "config/validate/admin.rs",
         "config/validate/issuers.rs",
         "control/admin/auth.rs",
+        "http/client_tls.rs",
         "jwks/key.rs",
         "listener/tls/files.rs",
         "listener/tls/pair.rs",

@@ -15,7 +15,7 @@ use crate::listener;
 use crate::plan::{Plan, Route};
 use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
-use crate::upstream;
+use crate::upstream::{self, Upstream};
 
 /// An issuer as requests see it, beside the task that keeps its keys.
 pub(super) fn issuer(
@@ -113,10 +113,10 @@ pub(super) fn plan(
         protected,
         upstreams: upstreams
             .into_iter()
-            .map(|upstream| {
+            .map(|options| {
                 let known = running.map_or(&[][..], |plan| &plan.upstreams);
-                let same = known.iter().find(|known| ***known == upstream);
-                same.map_or_else(|| Arc::new(upstream), Arc::clone)
+                let same = known.iter().find(|known| known.options == options);
+                same.map_or_else(|| Arc::new(Upstream::new(options)), Arc::clone)
             })
             .collect(),
         access_log,

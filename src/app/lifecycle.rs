@@ -27,6 +27,7 @@ use crate::control::denylist::{
 };
 use crate::control::jwks::KeySourceError;
 use crate::denylist::{Fingerprinter, Index, desk, index};
+use crate::listener::tls::Tls;
 use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
 use crate::proxy::Shared;
 use crate::route::Conflict;
@@ -142,11 +143,8 @@ impl Gateway {
             &control,
         )?;
         let (desk, wishes) = desk();
-        tasks.spawn(serve_desk(
-            wishes,
-            denylist.revocations.clone(),
-            control.clone(),
-        ));
+        let revocations = denylist.revocations.clone();
+        tasks.spawn(serve_desk(wishes, revocations, control.clone()));
         let shared = Arc::new(Shared {
             desk,
             plan: ArcSwap::from_pointee(plan),
@@ -158,10 +156,8 @@ impl Gateway {
             clock: clock.clone(),
             metrics: metrics.clone(),
         });
-        let now = i64::try_from(clock.now().0).unwrap_or(i64::MAX);
-        metrics.config_last_good.set(now);
+        note_good(&shared);
         let draining = Arc::new(AtomicBool::new(false));
-        let watch_clock = clock.clone();
         let admin_tls = settings.admin.as_ref().and_then(|admin| admin.tls.clone());
         let (api, admin) = match settings.admin {
             None => (None, None),
@@ -184,15 +180,8 @@ impl Gateway {
         let (addresses, threads) =
             start_threads(settings.listeners, settings.workers.get(), &shared, &end)?;
         let listeners = addresses.iter().map(ToString::to_string).zip(tls);
-        let admin_api = admin.map(|admin| (admin.api.to_string(), admin_tls));
-        let watched: Vec<_> = listeners
-            .chain(admin_api)
-            .filter_map(|(address, tls)| Some(Watched::new(address, tls?)))
-            .collect();
-        if !watched.is_empty() {
-            let expiry = metrics.certificate_expiry.clone();
-            tasks.spawn(watch(watched, expiry, watch_clock, control.clone()));
-        }
+        let api_tls = admin.map(|admin| (admin.api.to_string(), admin_tls));
+        watch_certificates(listeners.chain(api_tls), &shared, &tasks, &control);
         Ok(Self {
             addresses,
             admin,
@@ -377,6 +366,34 @@ fn start_threads(
         .collect::<Result<_, _>>()
         .map_err(StartError::Thread)?;
     Ok((addresses, threads))
+}
+
+/// The configuration is in force.
+pub(super) fn note_good(shared: &Shared) {
+    let now = shared.clock.now().0;
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    shared.metrics.config_last_good.set(now);
+}
+
+/// Takes over certificates of listeners whose files change, and tells when they end.
+fn watch_certificates(
+    listeners: impl Iterator<Item = (String, Option<Arc<Tls>>)>,
+    shared: &Shared,
+    tasks: &TaskTracker,
+    control: &CancellationToken,
+) {
+    let watched: Vec<_> = listeners
+        .filter_map(|(address, tls)| Some(Watched::new(address, tls?)))
+        .collect();
+    if !watched.is_empty() {
+        let expiry = shared.metrics.certificate_expiry.clone();
+        tasks.spawn(watch(
+            watched,
+            expiry,
+            shared.clock.clone(),
+            control.clone(),
+        ));
+    }
 }
 
 async fn start_admin(

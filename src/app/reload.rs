@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 
 use super::build;
 use super::issuers::Member;
-use super::lifecycle::{Gateway, StartError, door};
+use super::lifecycle::{Gateway, StartError, door, note_good};
 use crate::authorize::Issuer;
 use crate::config::{Faults, Outline, Settings};
 use crate::control::denylist::IssuerLife;
@@ -87,11 +87,7 @@ impl Gateway {
         self.shared.plan.store(Arc::new(plan));
         let gone = next.take_over(&self.members);
         self.forget(&gone);
-        let now = self.shared.clock.now();
-        self.shared
-            .metrics
-            .config_last_good
-            .set(i64::try_from(now.0).unwrap_or(i64::MAX));
+        note_good(&self.shared);
         info!(
             routes,
             upstreams,

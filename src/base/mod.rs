@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod clock;
 pub mod deadline;
 pub mod failures;
+pub mod file;
 
 pub mod json;
 pub mod limits;

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::print::harmless;
 use crate::base::secret::{ExposeSecret, Secret, secret};
-use crate::http::client::{Client, ClientError, PlainHttp, Roots, is_loopback};
+use crate::http::client::{Client, ClientError, PlainHttp, is_loopback};
+use crate::http::client_tls::Roots;
 
 /// The environment variable that holds the bearer token of the admin API.
 const TOKEN_VARIABLE: &str = "JOTGATE_ADMIN_TOKEN";

@@ -8,7 +8,7 @@ use super::place::KeyPath;
 use super::validate::Check;
 
 /// The keys, by their path; everything below one of them is fixed too.
-const KEYS: [&[&str]; 8] = [
+const KEYS: [&[&str]; 9] = [
     &["workers"],
     &["jwks_cache"],
     &["token_cache"],
@@ -16,6 +16,7 @@ const KEYS: [&[&str]; 8] = [
     &["denylist"],
     &["admin", "address"],
     &["admin", "probes_address"],
+    &["admin", "tls"],
     &["telemetry", "log"],
 ];
 
@@ -164,6 +165,14 @@ tokens = [{ name = "ops", secret = { env = "T" }, roles = ["read"] }]
             "[admin]",
             "[admin]\nprobes_address = \"127.0.0.1:9\"",
             &["f:17: admin.probes_address: "],
+        );
+        // The files are never read: that they are others is told beside it.
+        let tls = "[admin]\ntls = { certificate = \"c\", key = \"k\" }";
+        let told = faults(&FILE.replacen("[admin]", tls, 1), &[]);
+        assert!(
+            told.iter()
+                .any(|told| told.starts_with("f:17: admin.tls: cannot change")),
+            "{told:#?}"
         );
         check(
             "access_log = true",

@@ -155,6 +155,15 @@ sections! {
         connect_timeout: Span,
         idle_timeout: Span,
         max_idle: u64,
+        tls: UpstreamTls,
+    }
+
+    /// `upstreams.tls`
+    UpstreamTls {
+        ca: String,
+        certificate: String,
+        key: String,
+        server_name: String,
     }
 
     /// `[[routes]]`
@@ -277,6 +286,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("issuers[].secret", SecretTable::KEYS),
     ("issuers[].claims", ClaimNames::KEYS),
     ("upstreams[]", Upstream::KEYS),
+    ("upstreams[].tls", UpstreamTls::KEYS),
     ("routes[]", Route::KEYS),
     ("routes[].token", Token::KEYS),
     ("routes[].cors", Cors::KEYS),
@@ -295,10 +305,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
     ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
-    (
-        "upstreams[]",
-        &["balance", "health", "outlier", "retries", "tls"],
-    ),
+    ("upstreams[]", &["balance", "health", "outlier", "retries"]),
     ("routes[]", &["expression", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
     ("telemetry", &["otlp"]),

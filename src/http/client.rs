@@ -5,7 +5,6 @@
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -14,10 +13,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use tokio::time::{Instant, timeout_at};
+
+use super::client_tls::{self, Roots};
 
 /// Longest head of an answer, in bytes. The large cookies and policies that some providers send stay
 /// well below.
@@ -25,15 +24,6 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Most header lines of an answer; hyper's own default, written out.
 const HEADERS_MAX: usize = 100;
-
-/// Whose certificates are trusted.
-#[derive(Clone, Copy, Debug)]
-pub enum Roots<'a> {
-    /// Those of the system.
-    System,
-    /// Those of a PEM text, and no others.
-    Pem(&'a [u8]),
-}
 
 /// Where `http://`, which anybody on the way can read and change, is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,20 +98,11 @@ impl Client {
     /// certificate there only `https://` fails.
     #[must_use]
     pub fn new(roots: Roots<'_>, plain_http: PlainHttp) -> Self {
-        let mut store = RootCertStore::empty();
-        // Single odd certificates are common in a system's store, and no reason to stop.
         let place = match roots {
-            Roots::System => {
-                store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                "the system's store"
-            }
-            Roots::Pem(pem) => {
-                let found = CertificateDer::pem_slice_iter(pem);
-                store.add_parsable_certificates(found.filter_map(Result::ok));
-                "the given PEM file"
-            }
+            Roots::System => "the system's store",
+            Roots::Pem(_) => "the given PEM file",
         };
-        Self::over(store, place, plain_http)
+        Self::over(roots.load(), place, plain_http)
     }
 
     /// A client for `http://` alone. It trusts no certificate and reads no file.
@@ -137,7 +118,10 @@ impl Client {
         http.enforce_http(false);
         http.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(roots))
+            .with_tls_config(
+                client_tls::client(roots, None)
+                    .expect("aws-lc-rs has cipher suites for both versions"),
+            )
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
@@ -259,19 +243,12 @@ pub fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn tls(roots: RootCertStore) -> ClientConfig {
-    // The provider is named because a process-wide default could be set by any library.
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .expect("aws-lc-rs has cipher suites for both versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
+    use rustls::pki_types::CertificateDer;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 

@@ -555,7 +555,7 @@ mod tests {
     use super::*;
     use crate::base::deadline::Deadlines;
     use crate::base::names::UpstreamName;
-    use crate::upstream::{Options, Pool, Sent, Server};
+    use crate::upstream::{Options, Pool, Sent, Server, Upstream};
 
     async fn in_chunks(mut stream: UnixStream) {
         let mut head = vec![];
@@ -598,7 +598,7 @@ mod tests {
             .run_until(async {
                 spawn_local(serving);
                 let deadlines = Deadlines::new();
-                let pool = Pool::new(Arc::new(options), deadlines.clone());
+                let pool = Pool::new(Arc::new(Upstream::new(options)), deadlines.clone());
                 for _ in 0..3 {
                     let minute = Duration::from_mins(1);
                     let clock = Rc::new(Clock::new(deadlines.deadline(), minute, minute));

@@ -19,7 +19,7 @@ use crate::base::deadline::Deadlines;
 use crate::denylist::Desk;
 use crate::plan::Plan;
 use crate::telemetry::metrics::{DecisionCounters, Metrics};
-use crate::upstream::{self, Pool};
+use crate::upstream::{Pool, Upstream};
 
 /// What all threads share.
 #[derive(Debug)]
@@ -129,13 +129,13 @@ impl Edition {
         deadlines: &Deadlines,
         running: &[Rc<Service>],
     ) -> Self {
-        let service = |options: &Arc<upstream::Options>| {
-            let same = |service: &&Rc<Service>| Arc::ptr_eq(service.pool.options(), options);
+        let service = |upstream: &Arc<Upstream>| {
+            let same = |service: &&Rc<Service>| Arc::ptr_eq(service.pool.upstream(), upstream);
             running.iter().find(same).map_or_else(
                 || {
                     Rc::new(Service {
-                        pool: Pool::new(Arc::clone(options), deadlines.clone()),
-                        seconds: metrics.upstream_seconds(options.name.as_str()),
+                        pool: Pool::new(Arc::clone(upstream), deadlines.clone()),
+                        seconds: metrics.upstream_seconds(upstream.options.name.as_str()),
                     })
                 },
                 Rc::clone,

@@ -192,7 +192,9 @@ const UPSTREAM_RETRY_AFTER: Duration = Duration::from_secs(5);
 impl From<&SendError> for Failure {
     fn from(error: &SendError) -> Self {
         match error {
-            SendError::Connect(_) | SendError::ConnectTimeout => Self::UpstreamUnreachable,
+            SendError::Connect(_) | SendError::ConnectTimeout | SendError::Handshake(_) => {
+                Self::UpstreamUnreachable
+            }
             SendError::NoAnswer(_) => Self::UpstreamFailed,
         }
     }

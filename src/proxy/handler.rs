@@ -232,7 +232,7 @@ impl Exchange<'_> {
                 .shared
                 .metrics
                 .upstream_failures
-                .with_label_values(&[upstream.name.as_str(), failure.code()])
+                .with_label_values(&[upstream.options.name.as_str(), failure.code()])
                 .inc();
         }
     }
@@ -358,6 +358,7 @@ impl Exchange<'_> {
                 bearer: pass.bearer.as_ref(),
                 websocket,
                 http2: service.pool.options().http2,
+                scheme: service.pool.options().scheme(),
             },
         )?;
         // An upload may outlive its token before there is any answer, and go on after it.
@@ -804,7 +805,7 @@ mod tests {
         Plan {
             routes: RouteTable::build(&[entry]).unwrap(),
             protected: ProtectedNames::new([]),
-            upstreams: [Arc::new(options)].into(),
+            upstreams: [Arc::new(upstream::Upstream::new(options))].into(),
             access_log: false,
         }
     }

@@ -138,6 +138,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) bearer: Option<&'a (Arc<Bearer>, Spot)>,
     pub(super) websocket: bool,
     pub(super) http2: bool,
+    /// Of the connection to the service.
+    pub(super) scheme: Scheme,
 }
 
 /// Writes the head anew: what is for one connection, forged, or a secret goes out; who it is goes in.
@@ -290,7 +292,7 @@ fn target(parts: &Parts, query: Option<&str>, outgoing: &Outgoing<'_>) -> Result
             .authority
             .and_then(|text| Authority::try_from(text.as_bytes()).ok());
         target.authority = Some(authority.unwrap_or(Authority::from_static("localhost")));
-        target.scheme = Some(Scheme::HTTP);
+        target.scheme = Some(outgoing.scheme.clone());
     }
     Uri::from_parts(target).map_err(|_| Failure::PathAmbiguous)
 }
@@ -357,6 +359,7 @@ mod tests {
             bearer: None,
             websocket: false,
             http2: false,
+            scheme: Scheme::HTTP,
         };
         rewrite(&mut parts, &outgoing).unwrap();
         parts.headers

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_local;
+use tokio_rustls::client::TlsStream;
 
-use super::io::ServiceIo;
+use super::io::{ServiceIo, TlsFault};
 use super::options::Server;
+use super::tls::Tls;
 use crate::http::executor::LocalExecutor;
 
 /// Why a request did not get an answer.
@@ -24,6 +26,9 @@ pub enum SendError {
     /// No connection in time: nothing was sent.
     #[error("no connection to the service in time")]
     ConnectTimeout,
+    /// No TLS: the server is not who it should be, does not believe us, or speaks something else. No request was answered.
+    #[error("no TLS with the service")]
+    Handshake(#[source] io::Error),
     /// The connection ended, or carried something that is no HTTP, before the head of the answer.
     #[error("the service gave no answer")]
     NoAnswer(#[source] hyper::Error),
@@ -45,6 +50,9 @@ where
 {
     match server {
         Server::Tcp { host, port } => http1_over(tcp(host, *port).await?).await,
+        Server::Tls { host, port, tls } => {
+            http1_over(encrypted(host, *port, tls, false).await?).await
+        }
         Server::Unix(path) => http1_over(unix(path).await?).await,
     }
 }
@@ -67,36 +75,55 @@ where
     Ok(sender)
 }
 
-/// HTTP/2 by prior knowledge over a new connection.
-pub(super) async fn http2<B>(server: &Server) -> Result<http2::SendRequest<B>, SendError>
+/// HTTP/2 over a new connection, and why its TLS broke, as soon as it does.
+pub(super) async fn http2<B>(
+    server: &Server,
+) -> Result<(http2::SendRequest<B>, TlsFault), SendError>
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
 {
     match server {
         Server::Tcp { host, port } => http2_over(tcp(host, *port).await?).await,
+        Server::Tls { host, port, tls } => {
+            http2_over(encrypted(host, *port, tls, true).await?).await
+        }
         Server::Unix(path) => http2_over(unix(path).await?).await,
     }
 }
 
-async fn http2_over<B, S>(stream: S) -> Result<http2::SendRequest<B>, SendError>
+async fn http2_over<B, S>(stream: S) -> Result<(http2::SendRequest<B>, TlsFault), SendError>
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let io = ServiceIo::new(stream);
+    let fault = io.fault();
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .handshake(TokioIo::new(stream))
+        .handshake(io)
         .await
         .map_err(SendError::NoAnswer)?;
     spawn_local(async { drop(connection.await) });
-    Ok(sender)
+    Ok((sender, fault))
 }
 
 async fn unix(path: &Path) -> Result<UnixStream, SendError> {
     UnixStream::connect(path).await.map_err(SendError::Connect)
+}
+
+async fn encrypted(
+    host: &str,
+    port: u16,
+    tls: &Tls,
+    http2: bool,
+) -> Result<TlsStream<TcpStream>, SendError> {
+    let stream = tcp(host, port).await?;
+    tls.handshake(stream, http2)
+        .await
+        .map_err(SendError::Handshake)
 }
 
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, SendError> {

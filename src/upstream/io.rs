@@ -4,6 +4,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -16,6 +17,20 @@ pub(super) struct ServiceIo<S> {
     stream: TokioIo<S>,
     /// The service reads no more.
     deaf: bool,
+    fault: TlsFault,
+}
+
+/// Why TLS broke, where it did. What a server thinks of our certificate comes only after our side of the handshake (RFC 8446
+/// section 4.4.2.4), and HTTP/2 does not tell each request why its connection ended.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TlsFault(Arc<OnceLock<String>>);
+
+impl TlsFault {
+    /// The reason as an error.
+    pub(super) fn error(&self) -> Option<io::Error> {
+        let reason = self.0.get()?;
+        Some(io::Error::new(io::ErrorKind::InvalidData, reason.clone()))
+    }
 }
 
 impl<S> ServiceIo<S> {
@@ -23,7 +38,13 @@ impl<S> ServiceIo<S> {
         Self {
             stream: TokioIo::new(stream),
             deaf: false,
+            fault: TlsFault::default(),
         }
+    }
+
+    /// Where it stands if TLS breaks.
+    pub(super) fn fault(&self) -> TlsFault {
+        self.fault.clone()
     }
 
     /// Takes note of a write that failed because the service is gone; `all` is what it should have written.
@@ -53,7 +74,14 @@ impl<S: AsyncRead + Unpin> Read for ServiceIo<S> {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if let Poll::Ready(Err(error)) = &read
+            // Sockets have no such fault.
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            self.fault.0.get_or_init(|| error.to_string());
+        }
+        read
     }
 }
 

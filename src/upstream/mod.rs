@@ -5,7 +5,11 @@ mod connect;
 mod io;
 mod options;
 mod pool;
+mod service;
+mod tls;
 
 pub use connect::SendError;
 pub use options::{Options, Server};
 pub use pool::{Lease, Pool, Sent};
+pub use service::Upstream;
+pub use tls::Tls;

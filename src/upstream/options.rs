@@ -1,9 +1,13 @@
 //! What an operator sets of an upstream.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Scheme;
+
+use super::tls::Tls;
 use crate::base::names::UpstreamName;
 
 /// `[[upstreams]]`
@@ -11,11 +15,11 @@ use crate::base::names::UpstreamName;
 pub struct Options {
     /// Unique.
     pub name: UpstreamName,
-    /// At least one; used in turn.
+    /// At least one; used in turn. All of them with TLS, or none.
     pub servers: Vec<Server>,
-    /// HTTP/2 by prior knowledge instead of HTTP/1.1. Default false.
+    /// HTTP/2 instead of HTTP/1.1: by ALPN with TLS, by prior knowledge without. Default false.
     pub http2: bool,
-    /// For one connection to stand. Default 5 s.
+    /// For one connection to stand, its TLS handshake included. Default 5 s.
     pub connect_timeout: Duration,
     /// A pooled connection is closed after this time without a request. Default 60 s.
     pub idle_timeout: Duration,
@@ -33,6 +37,43 @@ pub enum Server {
         /// Default 80.
         port: u16,
     },
+    /// `https://host:port`
+    Tls {
+        /// Name or address, without brackets.
+        host: Arc<str>,
+        /// Default 443.
+        port: u16,
+        /// Who must be there.
+        tls: Tls,
+    },
     /// `unix:/path`
     Unix(PathBuf),
+}
+
+impl Options {
+    /// The scheme of requests, as HTTP/2 says it.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        if self.servers.iter().any(Server::is_tls) {
+            Scheme::HTTPS
+        } else {
+            Scheme::HTTP
+        }
+    }
+}
+
+impl Server {
+    pub(super) const fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls { .. })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } => write!(f, "http://{host}:{port}"),
+            Self::Tls { host, port, .. } => write!(f, "https://{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }

@@ -16,12 +16,14 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::connect::{self, SendError};
+use super::io::TlsFault;
 use super::options::{Options, Server};
+use super::service::Upstream;
 use crate::base::deadline::Deadlines;
 
 /// The connections of one thread to one upstream. `B` is the body of requests; its default is empty.
 pub struct Pool<B> {
-    options: Arc<Options>,
+    upstream: Arc<Upstream>,
     servers: Box<[Rc<Connections<B>>]>,
     next: Cell<usize>,
     deadlines: Deadlines,
@@ -45,10 +47,18 @@ enum Http2<B> {
     /// One connection is on its way, whoever waits for it.
     Connecting(watch::Receiver<Option<Connected<B>>>),
     /// With the instant at which it was used last.
-    Ready(http2::SendRequest<B>, Instant),
+    Ready(http2::SendRequest<B>, TlsFault, Instant),
 }
 
-type Connected<B> = Result<http2::SendRequest<B>, io::ErrorKind>;
+type Connected<B> = Result<(http2::SendRequest<B>, TlsFault), Unconnected>;
+
+/// Why there is no connection, for everybody who waited for it.
+#[derive(Clone, Copy, Debug)]
+enum Unconnected {
+    TimedOut,
+    Connect(io::ErrorKind),
+    Handshake(io::ErrorKind),
+}
 
 /// An answer, and the connection that its body still comes from.
 #[derive(Debug)]
@@ -72,7 +82,8 @@ where
 {
     /// A pool without connections.
     #[must_use]
-    pub fn new(options: Arc<Options>, deadlines: Deadlines) -> Self {
+    pub fn new(upstream: Arc<Upstream>, deadlines: Deadlines) -> Self {
+        let options = &upstream.options;
         let servers = options
             .servers
             .iter()
@@ -86,7 +97,7 @@ where
             })
             .collect();
         Self {
-            options,
+            upstream,
             servers,
             next: Cell::new(0),
             deadlines,
@@ -95,8 +106,14 @@ where
 
     /// What the pool was made from.
     #[must_use]
-    pub fn options(&self) -> &Arc<Options> {
-        &self.options
+    pub fn options(&self) -> &Options {
+        &self.upstream.options
+    }
+
+    /// What the pools of all threads share.
+    #[must_use]
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
     }
 
     /// Sends `request` over a kept or a new connection and waits for the head of the answer; the caller bounds the time.
@@ -104,7 +121,7 @@ where
     /// A request is sent again over another connection when nothing of it was sent, or once more, over a new one, when it
     /// is safe, has no body, and a kept connection ended before any answer (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
     pub async fn send(&self, request: Request<B>) -> Result<Sent<B>, SendError> {
-        if self.options.http2 {
+        if self.options().http2 {
             self.send_http2(request).await
         } else {
             self.send_http1(request).await
@@ -113,14 +130,14 @@ where
 
     /// Closes connections that were idle for too long.
     pub fn sweep(&self) {
-        let idle_timeout = self.options.idle_timeout;
+        let idle_timeout = self.options().idle_timeout;
         for server in &self.servers {
             server
                 .idle
                 .borrow_mut()
                 .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle_timeout);
             let mut http2 = server.http2.borrow_mut();
-            if let Http2::Ready(_, used) = &*http2
+            if let Http2::Ready(_, _, used) = &*http2
                 && used.elapsed() >= idle_timeout
             {
                 // Requests that still run on it finish; the last one closes it.
@@ -143,8 +160,11 @@ where
                     let unsent = fault.take_message();
                     let error = fault.into_error();
                     // Nonsense is an answer: only silence, or less than a head, lets us ask again.
-                    let silent =
-                        error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+                    let silent = error.is_incomplete_message()
+                        || error.is_canceled()
+                        || error.is_closed()
+                        // Over TLS, for many services the end comes without a farewell.
+                        || io_kind(&error) == Some(io::ErrorKind::UnexpectedEof);
                     match (unsent, again.filter(|_| silent)) {
                         (Some(same), _) => request = same,
                         (None, Some(same)) => {
@@ -152,7 +172,7 @@ where
                             request = same;
                             break;
                         }
-                        (None, None) => return Err(SendError::NoAnswer(error)),
+                        (None, None) => return Err(self.no_answer(home, error)),
                     }
                 }
             }
@@ -161,7 +181,7 @@ where
         let response = sender
             .send_request(request)
             .await
-            .map_err(SendError::NoAnswer)?;
+            .map_err(|error| self.no_answer(home, error))?;
         Ok(Sent::http1(response, sender, home))
     }
 
@@ -171,8 +191,8 @@ where
         for home in self.from(first) {
             // A kept connection may be going away; the second round has a new one.
             for _ in 0..2 {
-                let mut sender = match self.http2(home).await {
-                    Ok(sender) => sender,
+                let (mut sender, tls_fault) = match self.http2(home).await {
+                    Ok(connected) => connected,
                     Err(error) => {
                         last = error;
                         break;
@@ -185,14 +205,16 @@ where
                             lease: Lease(None),
                         });
                     }
-                    Err(mut fault) => match fault.take_message() {
-                        Some(unsent) => {
-                            request = unsent;
-                            *home.http2.borrow_mut() = Http2::None;
-                            last = SendError::NoAnswer(fault.into_error());
-                        }
-                        None => return Err(SendError::NoAnswer(fault.into_error())),
-                    },
+                    Err(mut fault) => {
+                        let unsent = fault.take_message();
+                        let error = self.no_answer_http2(home, &tls_fault, fault.into_error());
+                        let Some(unsent) = unsent else {
+                            return Err(error);
+                        };
+                        request = unsent;
+                        *home.http2.borrow_mut() = Http2::None;
+                        last = error;
+                    }
                 }
             }
         }
@@ -226,19 +248,28 @@ where
     ) -> Result<(http1::SendRequest<B>, &Rc<Connections<B>>), SendError> {
         let mut last = SendError::ConnectTimeout;
         for home in self.from(first) {
-            match self.in_time(connect::http1(&home.server)).await {
+            let connecting = Box::pin(connect::http1(&home.server));
+            match self.in_time(connecting).await {
                 Ok(sender) => return Ok((sender, home)),
-                Err(error) => last = error,
+                Err(error) => {
+                    if let SendError::Handshake(fault) = &error {
+                        self.upstream.handshake_failed(&home.server, fault);
+                    }
+                    last = error;
+                }
             }
         }
         Err(last)
     }
 
-    async fn http2(&self, home: &Rc<Connections<B>>) -> Result<http2::SendRequest<B>, SendError> {
+    async fn http2(
+        &self,
+        home: &Rc<Connections<B>>,
+    ) -> Result<(http2::SendRequest<B>, TlsFault), SendError> {
         let connecting = match &mut *home.http2.borrow_mut() {
-            Http2::Ready(sender, used) if !sender.is_closed() => {
+            Http2::Ready(sender, tls_fault, used) if !sender.is_closed() => {
                 *used = Instant::now();
-                return Ok(sender.clone());
+                return Ok((sender.clone(), tls_fault.clone()));
             }
             Http2::Connecting(waiting) => Some(waiting.clone()),
             Http2::Ready(..) | Http2::None => None,
@@ -247,11 +278,12 @@ where
         let mut waiting = connecting.unwrap_or_else(|| self.start_http2(home));
         let connected = match waiting.wait_for(Option::is_some).await {
             Ok(connected) => connected.clone().expect("waited for"),
-            Err(_) => Err(io::ErrorKind::Interrupted),
+            Err(_) => Err(Unconnected::Connect(io::ErrorKind::Interrupted)),
         };
-        connected.map_err(|kind| match kind {
-            io::ErrorKind::TimedOut => SendError::ConnectTimeout,
-            kind => SendError::Connect(kind.into()),
+        connected.map_err(|reason| match reason {
+            Unconnected::TimedOut => SendError::ConnectTimeout,
+            Unconnected::Connect(kind) => SendError::Connect(kind.into()),
+            Unconnected::Handshake(kind) => SendError::Handshake(kind.into()),
         })
     }
 
@@ -259,20 +291,27 @@ where
     fn start_http2(&self, home: &Rc<Connections<B>>) -> watch::Receiver<Option<Connected<B>>> {
         let (done, waiting) = watch::channel(None);
         *home.http2.borrow_mut() = Http2::Connecting(waiting.clone());
-        let (home, deadlines, span) = (
-            Rc::clone(home),
-            self.deadlines.clone(),
-            self.options.connect_timeout,
-        );
+        let (home, upstream) = (Rc::clone(home), Arc::clone(&self.upstream));
+        let deadlines = self.deadlines.clone();
         spawn_local(async move {
-            let connected = match deadlines.within(span, connect::http2(&home.server)).await {
-                Ok(Ok(sender)) => Ok(sender),
-                Ok(Err(SendError::Connect(error))) => Err(error.kind()),
-                Ok(Err(SendError::NoAnswer(_))) => Err(io::ErrorKind::ConnectionReset),
-                Ok(Err(SendError::ConnectTimeout)) | Err(_) => Err(io::ErrorKind::TimedOut),
+            let span = upstream.options.connect_timeout;
+            let connecting = Box::pin(connect::http2(&home.server));
+            let connected = match deadlines.within(span, connecting).await {
+                Ok(Ok(connected)) => Ok(connected),
+                Ok(Err(SendError::Connect(error))) => Err(Unconnected::Connect(error.kind())),
+                Ok(Err(SendError::Handshake(error))) => {
+                    upstream.handshake_failed(&home.server, &error);
+                    Err(Unconnected::Handshake(error.kind()))
+                }
+                Ok(Err(SendError::NoAnswer(_))) => {
+                    Err(Unconnected::Connect(io::ErrorKind::ConnectionReset))
+                }
+                Ok(Err(SendError::ConnectTimeout)) | Err(_) => Err(Unconnected::TimedOut),
             };
             *home.http2.borrow_mut() = match &connected {
-                Ok(sender) => Http2::Ready(sender.clone(), Instant::now()),
+                Ok((sender, tls_fault)) => {
+                    Http2::Ready(sender.clone(), tls_fault.clone(), Instant::now())
+                }
                 Err(_) => Http2::None,
             };
             done.send_replace(Some(connected));
@@ -280,12 +319,36 @@ where
         waiting
     }
 
+    /// TLS that broke before an answer came is no fault of the service's HTTP: see [`TlsFault`].
+    fn no_answer(&self, home: &Connections<B>, error: hyper::Error) -> SendError {
+        if !home.server.is_tls() || io_kind(&error) != Some(io::ErrorKind::InvalidData) {
+            return SendError::NoAnswer(error);
+        }
+        self.upstream.handshake_failed(&home.server, &error);
+        SendError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    fn no_answer_http2(
+        &self,
+        home: &Connections<B>,
+        tls_fault: &TlsFault,
+        error: hyper::Error,
+    ) -> SendError {
+        match tls_fault.error().filter(|_| home.server.is_tls()) {
+            Some(fault) => {
+                self.upstream.handshake_failed(&home.server, &fault);
+                SendError::Handshake(fault)
+            }
+            None => SendError::NoAnswer(error),
+        }
+    }
+
     async fn in_time<T>(
         &self,
         connecting: impl Future<Output = Result<T, SendError>>,
     ) -> Result<T, SendError> {
         self.deadlines
-            .within(self.options.connect_timeout, connecting)
+            .within(self.options().connect_timeout, connecting)
             .await
             .unwrap_or(Err(SendError::ConnectTimeout))
     }
@@ -307,6 +370,9 @@ impl<B> Connections<B> {
     }
 
     fn keep(&self, sender: http1::SendRequest<B>) {
+        if self.idle_max == 0 {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.idle_max {
             // The least recently used makes room.
@@ -359,6 +425,18 @@ impl<B: 'static> Lease<B> {
     }
 }
 
+/// Of the connection beneath, if it was that which failed.
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let mut beneath = std::error::Error::source(error);
+    while let Some(cause) = beneath {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        beneath = cause.source();
+    }
+    None
+}
+
 /// Safe, so that asking twice does no more than asking once, and without a body that is half sent.
 fn is_repeatable<B: Body>(request: &Request<B>) -> bool {
     matches!(
@@ -379,7 +457,7 @@ fn copy<B: Default>(request: &Request<B>) -> Request<B> {
 impl<B> fmt::Debug for Pool<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("options", &self.options)
+            .field("upstream", &self.upstream)
             .finish_non_exhaustive()
     }
 }
@@ -415,7 +493,7 @@ mod tests {
             idle_timeout: Duration::from_mins(1),
             max_idle: 8,
         };
-        Pool::new(Arc::new(options), Deadlines::new())
+        Pool::new(Arc::new(Upstream::new(options)), Deadlines::new())
     }
 
     fn get(path: &str) -> Request<Empty<Bytes>> {

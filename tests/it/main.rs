@@ -27,3 +27,4 @@ mod time;
 mod tls;
 mod token_places;
 mod token_rules;
+mod upstream_tls;

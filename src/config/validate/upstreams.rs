@@ -7,6 +7,7 @@ use http::uri::Scheme;
 
 use super::check::{Check, Unique};
 use super::listeners::socket;
+use super::upstream_tls::{SystemRoots, Trust};
 use super::url;
 use crate::base::names::UpstreamName;
 use crate::config::place::KeyPath;
@@ -30,6 +31,7 @@ pub(super) struct Upstreams {
     known: Vec<Box<str>>,
     /// Whether a name could not be read.
     incomplete: bool,
+    system_roots: SystemRoots,
 }
 
 /// All upstreams of the file.
@@ -42,6 +44,7 @@ pub(super) fn upstreams(
         made: vec![],
         known: vec![],
         incomplete: check.is_hole(&path) || raw.is_some_and(raw::List::has_holes),
+        system_roots: SystemRoots::default(),
     };
     let mut names = Unique::new();
     for (n, upstream) in raw.into_iter().flat_map(raw::List::iter) {
@@ -68,7 +71,8 @@ pub(super) fn upstreams(
                 );
             }
         }
-        let options = options(upstream, &at, name, check);
+        let system_roots = &mut upstreams.system_roots;
+        let options = options(upstream, &at, name, system_roots, check);
         upstreams.made.extend(options);
     }
     upstreams
@@ -78,6 +82,7 @@ fn options(
     raw: &raw::Upstream,
     at: &KeyPath,
     name: Option<&String>,
+    system_roots: &mut SystemRoots,
     check: &mut Check<'_>,
 ) -> Option<Options> {
     let servers_at = at.key("servers");
@@ -86,11 +91,18 @@ fn options(
     if listed.is_some_and(raw::List::is_empty) {
         check.fault(&servers_at, format!("is empty; write {cure}"));
     }
-    let servers = listed
+    let written: Vec<(KeyPath, Written)> = listed
         .into_iter()
         .flat_map(raw::List::iter)
-        .filter_map(|(n, text)| server(&servers_at.index(n), text, check))
+        .filter_map(|(n, text)| {
+            let at = servers_at.index(n);
+            let server = server(&at, text, check)?;
+            Some((at, server))
+        })
         .collect();
+    let http2 = raw.http2.unwrap_or(false);
+    let tls = (&at.key("tls"), raw.tls.as_ref());
+    let servers = servers(written, tls, http2, system_roots, check);
     let day = Duration::from_hours(24);
     let least = Duration::from_millis(1);
     let connect_timeout = check.duration(
@@ -109,7 +121,7 @@ fn options(
     Some(Options {
         name: UpstreamName::new(name?),
         servers,
-        http2: raw.http2.unwrap_or(false),
+        http2,
         connect_timeout,
         idle_timeout,
         max_idle: usize::try_from(max_idle).unwrap_or(usize::MAX),
@@ -121,30 +133,84 @@ fn is_inline(text: &str) -> bool {
     text.contains("://") || text.starts_with("unix:")
 }
 
-/// `http://host:port` or `unix:/path`.
-fn server(at: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<Server> {
+/// A server as it is written.
+enum Written {
+    Plain(Server),
+    /// `https://`
+    Secured {
+        host: Arc<str>,
+        port: u16,
+    },
+}
+
+/// The servers of one upstream, whose `tls` stands at the given place. One half without TLS would be as good as none.
+fn servers(
+    written: Vec<(KeyPath, Written)>,
+    (tls_at, tls): (&KeyPath, Option<&raw::UpstreamTls>),
+    http2: bool,
+    system_roots: &mut SystemRoots,
+    check: &mut Check<'_>,
+) -> Vec<Server> {
+    let secured = written
+        .iter()
+        .find(|(_, server)| matches!(server, Written::Secured { .. }));
+    let Some((secured_at, _)) = secured else {
+        if tls.is_some() && !written.is_empty() {
+            check.fault(
+                tls_at,
+                "is for servers with https://; write that in servers, or leave tls out",
+            );
+        }
+        let plain = written.into_iter().filter_map(|(_, server)| match server {
+            Written::Plain(server) => Some(server),
+            Written::Secured { .. } => None,
+        });
+        return plain.collect();
+    };
+    let trust = Trust::new((tls_at, tls), secured_at, http2, system_roots, check);
+    let mut servers = vec![];
+    for (at, server) in written {
+        match server {
+            Written::Plain(_) => check.fault(
+                &at,
+                "has no TLS, but others of this upstream have; write https://, or make two upstreams",
+            ),
+            Written::Secured { host, port } => {
+                servers.extend(trust.as_ref().and_then(|trust| trust.server(&at, host, port, check)));
+            }
+        }
+    }
+    servers
+}
+
+/// `http://host:port`, `https://host:port` or `unix:/path`.
+fn server(at: &KeyPath, text: &str, check: &mut Check<'_>) -> Option<Written> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return socket(at, path, check).map(Server::Unix);
+        return socket(at, path, check).map(|path| Written::Plain(Server::Unix(path)));
     }
     check.parsed(at, text, tcp_server)
 }
 
-fn tcp_server(text: &str) -> Result<Server, String> {
+fn tcp_server(text: &str) -> Result<Written, String> {
     let cure = "write one such as \"http://127.0.0.1:3000\" or \"unix:/run/orders.sock\"";
     let url = url::parse(text).map_err(|_| format!("is no server; {cure}"))?;
-    if url.scheme() == Some(&Scheme::HTTPS) {
-        return Err("needs TLS, which is not supported to services yet; write http://".to_owned());
-    }
+    let is_secured = url.scheme() == Some(&Scheme::HTTPS);
     let host = url.host().ok_or_else(|| format!("is no server; {cure}"))?;
     if !matches!(url.path(), "" | "/") || url.query().is_some() {
         let authority = url.authority().map_or(host, http::uri::Authority::as_str);
+        let scheme = if is_secured { "https" } else { "http" };
         return Err(format!(
-            "has a path, but requests keep their own; write \"http://{authority}\""
+            "has a path, but requests keep their own; write \"{scheme}://{authority}\""
         ));
     }
-    Ok(Server::Tcp {
-        host: Arc::from(host.trim_start_matches('[').trim_end_matches(']')),
-        port: url.port_u16().unwrap_or(80),
+    let host = Arc::from(host.trim_start_matches('[').trim_end_matches(']'));
+    let port = url.port_u16();
+    Ok(if is_secured {
+        let port = port.unwrap_or(443);
+        Written::Secured { host, port }
+    } else {
+        let port = port.unwrap_or(80);
+        Written::Plain(Server::Tcp { host, port })
     })
 }
 
@@ -172,7 +238,16 @@ impl Upstreams {
         if let Some(same) = self.made.iter().find(|made| made.name.as_str() == text) {
             return Some(same.name.clone());
         }
-        let server = server(at, text, check)?;
+        let written = server(at, text, check)?;
+        let system_roots = &mut self.system_roots;
+        let mut servers = servers(
+            vec![(at.clone(), written)],
+            (at, None),
+            false,
+            system_roots,
+            check,
+        );
+        let server = servers.pop()?;
         let name = UpstreamName::new(text);
         self.made.push(Options {
             name: name.clone(),
@@ -241,12 +316,9 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_plain_http() {
+    fn servers_are_urls_without_a_path_or_sockets() {
         for (server, word) in [
-            (
-                "https://a",
-                "needs TLS, which is not supported to services yet",
-            ),
+            ("https://a/api", "write \"https://a\""),
             ("http://a/api", "write \"http://a\""),
             ("http://a/?x=1", "has a path"),
             ("http://me@a", "is no server"),

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::fetch::read_bounded;
 use crate::base::clock::UnixSeconds;
+use crate::base::file::read_bounded;
 use crate::base::limits::{ID_BYTES_MAX, JWKS_BYTES_MAX};
 use crate::base::names::IssuerName;
 use crate::jwks::{KeySet, KeySetError};

@@ -1,7 +1,7 @@
 //! One fetch of a key set: discovery if need be, then the set itself, all under one deadline.
 
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +12,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use super::target::may_lead;
+use crate::base::file::read_bounded;
 use crate::base::limits::JWKS_BYTES_MAX;
-use crate::http::client::{Client, ClientError, PlainHttp, Roots};
+use crate::http::client::{Client, ClientError, PlainHttp};
+use crate::http::client_tls::{CERTIFICATES_BYTES_MAX, Roots};
 use crate::jwks::{KeySet, KeySetError};
 
 /// Largest discovery document read, in bytes. Public ones have 2 to 8 KiB.
 const DISCOVERY_BYTES_MAX: usize = 64 * 1024;
-
-/// Largest file of CA certificates read, in bytes. The Mozilla bundle, the largest in use, has 220 KiB.
-const CA_BYTES_MAX: usize = 1024 * 1024;
 
 /// Most of a foreign `issuer` or `jwks_uri` that is shown in the log, in characters.
 const SHOWN_MAX: usize = 200;
@@ -152,26 +151,13 @@ async fn client(remote: &Remote) -> Result<Client, FetchError> {
     let (ca, plain_http) = (remote.ca.clone(), remote.plain_http);
     let client = spawn_blocking(move || match ca {
         None => Ok(Client::new(Roots::System, plain_http)),
-        Some(path) => match read_bounded(&path, CA_BYTES_MAX) {
+        Some(path) => match read_bounded(&path, CERTIFICATES_BYTES_MAX) {
             Ok(pem) => Ok(Client::new(Roots::Pem(&pem), plain_http)),
             Err(source) => Err(FetchError::Ca { path, source }),
         },
     });
     // It fails only when the runtime ends, and this task with it.
     client.await.unwrap_or(Err(FetchError::Deadline))
-}
-
-/// The whole file, if it has at most `limit` bytes.
-pub(super) fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-    let most = u64::try_from(limit).unwrap_or(u64::MAX);
-    let mut content = Vec::new();
-    std::fs::File::open(path)?
-        .take(most.saturating_add(1))
-        .read_to_end(&mut content)?;
-    if content.len() > limit {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(content)
 }
 
 /// RFC 9111 section 5.2.2.1. What cannot be read counts as absent.
@@ -216,15 +202,5 @@ mod tests {
         check(&["s-maxage=5"], None);
         check(&["max-age=soon"], None);
         check(&["max-age=-1"], None);
-    }
-
-    #[test]
-    fn a_file_is_read_up_to_its_limit() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
-        std::fs::write(&path, "12345").unwrap();
-        assert_eq!(read_bounded(&path, 5).unwrap(), b"12345");
-        let error = read_bounded(&path, 4).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }
 }

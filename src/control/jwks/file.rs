@@ -14,9 +14,9 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::fetch::read_bounded;
 use super::{IssuerKeys, KeySourceError, Publisher, fits_any};
 use crate::base::clock::{Clock, UnixSeconds};
+use crate::base::file::read_bounded;
 use crate::base::limits::JWKS_BYTES_MAX;
 use crate::jwks::{Key, KeyError, KeySet, KeySetError, KeysState, RefreshGate};
 

@@ -1,5 +1,6 @@
 //! The actors of the scenarios, one file each, and the two clocks that they share.
 
+pub(crate) mod authority;
 pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod gateway;

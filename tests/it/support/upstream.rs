@@ -14,9 +14,11 @@ use hyper::body::{Body as _, Frame, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls::{HandshakeKind, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -35,6 +37,8 @@ pub(crate) struct Seen {
     /// `:authority` of HTTP/2, `Host` of HTTP/1.1.
     pub(crate) authority: String,
     pub(crate) version: Version,
+    /// `:scheme` of HTTP/2; empty over HTTP/1.1.
+    pub(crate) scheme: String,
     pub(crate) headers: HeaderMap,
     /// Empty as long as the body has not ended.
     pub(crate) body: Bytes,
@@ -181,6 +185,18 @@ struct State {
     read: AtomicUsize,
     /// What came on each connection, byte for byte.
     wires: Mutex<Vec<Vec<u8>>>,
+    /// The TLS handshakes that came to their end.
+    handshakes: Mutex<Vec<Handshake>>,
+}
+
+/// A TLS handshake as the service saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Handshake {
+    /// SNI.
+    pub(crate) server_name: Option<String>,
+    pub(crate) resumed: bool,
+    /// Whether the gateway showed a certificate.
+    pub(crate) certified: bool,
 }
 
 impl Upstream {
@@ -188,8 +204,24 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let state = Arc::<State>::default();
-        tokio::spawn(accept(listener, Arc::clone(&state)));
+        tokio::spawn(accept(listener, None, Arc::clone(&state)));
         Self { address, state }
+    }
+
+    /// A service with TLS. HTTP/2 is what ALPN says.
+    pub(crate) async fn over_tls(config: ServerConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::<State>::default();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::spawn(accept(listener, Some(acceptor), Arc::clone(&state)));
+        Self { address, state }
+    }
+
+    /// The TLS handshakes that came to their end.
+    pub(crate) fn handshakes(&self) -> Vec<Handshake> {
+        let handshakes = self.state.handshakes.lock().expect("no holder panics");
+        handshakes.clone()
     }
 
     pub(crate) fn url(&self) -> String {
@@ -259,13 +291,20 @@ impl Upstream {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
         state.connections.fetch_add(1, Ordering::SeqCst);
-        let state = Arc::clone(&state);
+        let (state, tls) = (Arc::clone(&state), tls.clone());
         tokio::spawn(async move {
             state.open.fetch_add(1, Ordering::SeqCst);
-            serve(stream, &state).await;
+            stream.set_nodelay(true).expect("TCP_NODELAY");
+            match tls {
+                None => {
+                    let is_h2 = begins_with_preface(&stream).await;
+                    serve(stream, is_h2, &state).await;
+                }
+                Some(tls) => serve_tls(stream, &tls, &state).await,
+            }
             state.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
@@ -276,9 +315,30 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 #[error("the service was told to close the connection")]
 struct Closed;
 
-async fn serve(stream: TcpStream, state: &Arc<State>) {
-    stream.set_nodelay(true).expect("TCP_NODELAY");
-    let is_h2 = begins_with_preface(&stream).await;
+/// A handshake that fails is the end.
+async fn serve_tls(stream: TcpStream, tls: &TlsAcceptor, state: &Arc<State>) {
+    let Ok(stream) = tls.accept(stream).await else {
+        return;
+    };
+    let session = stream.get_ref().1;
+    let handshake = Handshake {
+        server_name: session.server_name().map(str::to_owned),
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+        certified: session.peer_certificates().is_some(),
+    };
+    let is_h2 = session.alpn_protocol() == Some(b"h2");
+    state
+        .handshakes
+        .lock()
+        .expect("no holder panics")
+        .push(handshake);
+    serve(stream, is_h2, state).await;
+}
+
+async fn serve<S>(stream: S, is_h2: bool, state: &Arc<State>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(|request: Request<Incoming>| {
         let state = Arc::clone(state);
         async move { state.answer(request).await }
@@ -343,6 +403,7 @@ impl State {
                     ToString::to_string,
                 ),
                 version: request.version(),
+                scheme: request.uri().scheme_str().unwrap_or_default().to_owned(),
                 headers: request.headers().clone(),
                 body: Bytes::new(),
                 trailers: None,

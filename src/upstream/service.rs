@@ -1,0 +1,94 @@
+//! One upstream as all threads know it.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::options::{Options, Server};
+
+/// How long an upstream's failed handshakes are silent after one was told. A service that is not who it should be fails each
+/// connection, and a line for each would drown the log.
+const ALARM_INTERVAL: Duration = Duration::from_mins(1);
+
+/// One upstream, shared by the pools of all threads.
+#[derive(Debug)]
+pub struct Upstream {
+    /// What the operator set.
+    pub options: Options,
+    alarm: Alarm,
+}
+
+impl Upstream {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            alarm: Alarm::new(Instant::now()),
+        }
+    }
+
+    /// Tells the operator why TLS to `server` fails; the client is not told.
+    pub(super) fn handshake_failed(&self, server: &Server, error: &(dyn Error + 'static)) {
+        let (upstream, cause) = (&self.options.name, root_cause(error));
+        if self.alarm.rings(Instant::now()) {
+            tracing::warn!(%upstream, %server, error = %cause, "TLS to a service failed; more of this upstream within a minute is not told");
+        } else {
+            tracing::debug!(%upstream, %server, error = %cause, "TLS to a service failed");
+        }
+    }
+}
+
+fn root_cause<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(beneath) = cause.source() {
+        cause = beneath;
+    }
+    cause
+}
+
+/// Rings at most once in [`ALARM_INTERVAL`], whichever thread asks.
+#[derive(Debug)]
+struct Alarm {
+    born: Instant,
+    /// Since `born`, in milliseconds.
+    silent_until_ms: AtomicU64,
+}
+
+impl Alarm {
+    const fn new(born: Instant) -> Self {
+        Self {
+            born,
+            silent_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn rings(&self, now: Instant) -> bool {
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = ms(now.duration_since(self.born));
+        let next = now_ms.saturating_add(ms(ALARM_INTERVAL));
+        self.silent_until_ms
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
+                (now_ms >= until).then_some(next)
+            })
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_rings_once_in_its_interval() {
+        let born = Instant::now();
+        let alarm = Alarm::new(born);
+        let rings = |ms| alarm.rings(born + Duration::from_millis(ms));
+        assert!(rings(10));
+        assert!(!rings(10) && !rings(60_009));
+        assert!(rings(60_010));
+        assert!(!rings(60_011));
+    }
+}
