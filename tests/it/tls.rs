@@ -609,7 +609,10 @@ async fn the_admin_api_speaks_tls_and_the_command_line_with_it() {
     let setup = Setup::new(&issuer, &upstream).env("JOTGATE__ADMIN__ADDRESS", "0.0.0.0:0");
     let setup = admin_tls(setup, &folder);
     let process = Process::gateway(&setup);
-    let port = process.address(&["the admin API answers"]).await.port();
+    let line = process.line(&["the admin API answers", "0.0.0.0:"]).await;
+    let (_, port) = line.split_once("0.0.0.0:").unwrap();
+    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+    let port: u16 = port.parse().unwrap();
     let admin = format!("https://localhost:{port}");
     let status = async |ca: &std::path::Path| {
         let args = ["status", "--admin", &admin, "--ca", ca.to_str().unwrap()];
