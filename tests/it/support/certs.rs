@@ -34,11 +34,11 @@ pub(crate) struct Folder(tempfile::TempDir);
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        // No two have the same: clients tell them apart by it, before they look at keys.
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // No two have the same: clients tell them apart by it, before they look at keys.
-        static NEXT: AtomicUsize = AtomicUsize::new(1);
         let name = format!("authority {}", NEXT.fetch_add(1, Ordering::Relaxed));
         params.distinguished_name.push(DnType::CommonName, name);
         let pem = params.self_signed(&key).expect("a certificate").pem();
