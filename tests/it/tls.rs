@@ -30,7 +30,7 @@ async fn scene_with(members: &str, more: impl FnOnce(Setup) -> Setup) -> Scene {
     let (authority, folder) = (Authority::new(), Folder::new());
     let pair = folder.pair("server", &authority.server(&["localhost"]));
     folder.write("ca.pem", authority.pem());
-    let members = members.replace("$FOLDER", folder.path().to_str().unwrap());
+    let members = members.replace("$FOLDER", folder.path().to_str().expect("UTF-8"));
     let setup = Setup::new(&issuer, &upstream).listener(format!("tls = {{ {pair}{members} }}"));
     Scene {
         gateway: more(setup).start().await,
@@ -373,7 +373,7 @@ async fn web_sockets_pass() {
     let bearer = format!("Bearer {token}").parse().unwrap();
     request.headers_mut().insert("authorization", bearer);
     let handshake = tokio_tungstenite::client_async(request, stream);
-    let (mut socket, _) = within("the upgrade", handshake).await.unwrap();
+    let (mut socket, _) = within("the upgrade", Box::pin(handshake)).await.unwrap();
     futures_util::SinkExt::send(&mut socket, Message::text("over TLS"))
         .await
         .unwrap();
@@ -389,8 +389,8 @@ const MUTUAL: &str = ", client_ca = \"$FOLDER/ca.pem\", client_certificate_heade
 
 fn names() -> Vec<SanType> {
     vec![
-        SanType::DnsName("billing.example.com".try_into().unwrap()),
-        SanType::URI("spiffe://example.com/billing".try_into().unwrap()),
+        SanType::DnsName("billing.example.com".try_into().expect("ASCII")),
+        SanType::URI("spiffe://example.com/billing".try_into().expect("ASCII")),
     ]
 }
 
@@ -496,8 +496,12 @@ async fn a_service_reads_who_the_client_is_and_nobody_can_forge_it() {
 async fn shown(scene: &Scene) -> rustls::pki_types::CertificateDer<'static> {
     let client = TlsSetup::new(&scene.authority).client();
     let stream = client.connect(scene.gateway.address(), "localhost");
-    let stream = stream.await.unwrap();
-    stream.get_ref().1.peer_certificates().unwrap()[0]
+    let stream = stream.await.expect("a handshake");
+    stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .expect("certificates")[0]
         .clone()
         .into_owned()
 }
@@ -593,7 +597,7 @@ async fn the_end_of_a_certificate_is_a_metric_and_a_warning() {
 
 /// The admin API with the pair `admin` of the folder.
 fn admin_tls(setup: Setup, folder: &Folder) -> Setup {
-    let path = |name| folder.path().join(name).to_str().unwrap().to_owned();
+    let path = |name| folder.path().join(name).display().to_string();
     setup
         .env("JOTGATE__ADMIN__TLS__CERTIFICATE", &path("admin.crt"))
         .env("JOTGATE__ADMIN__TLS__KEY", &path("admin.key"))
@@ -609,7 +613,10 @@ async fn the_admin_api_speaks_tls_and_the_command_line_with_it() {
     let setup = Setup::new(&issuer, &upstream).env("JOTGATE__ADMIN__ADDRESS", "0.0.0.0:0");
     let setup = admin_tls(setup, &folder);
     let process = Process::gateway(&setup);
-    let port = process.address(&["the admin API answers"]).await.port();
+    let line = process.line(&["the admin API answers", "0.0.0.0:"]).await;
+    let (_, port) = line.split_once("0.0.0.0:").unwrap();
+    let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+    let port: u16 = port.parse().unwrap();
     let admin = format!("https://localhost:{port}");
     let status = async |ca: &std::path::Path| {
         let args = ["status", "--admin", &admin, "--ca", ca.to_str().unwrap()];
