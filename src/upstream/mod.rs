@@ -12,4 +12,4 @@ pub use connect::SendError;
 pub use options::{Options, Server};
 pub use pool::{Lease, Pool, Sent};
 pub use service::Upstream;
-pub use tls::Tls;
+pub use tls::{Tls, TlsClient};

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 
 use super::check::Check;
 use crate::base::file::read_bounded;
@@ -13,7 +13,7 @@ use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::secret::from_file;
 use crate::http::client_tls::{CERTIFICATES_BYTES_MAX, Identity, Roots, certificates, private_key};
-use crate::upstream::{Server, Tls};
+use crate::upstream::{Server, Tls, TlsClient};
 
 /// The system's certificates, read once for a whole file, and only if it needs them.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ impl SystemRoots {
 
 /// What the servers of one upstream have in common.
 pub(super) struct Trust {
-    client: Arc<ClientConfig>,
+    client: TlsClient,
     name: Option<ServerName<'static>>,
 }
 
@@ -65,7 +65,7 @@ impl Trust {
                 })
                 .map(Some),
         };
-        match Tls::client(roots?, identity.ok()?, http2) {
+        match TlsClient::new(roots?, identity.ok()?, http2) {
             Ok(client) => Some(Self {
                 client,
                 name: name?,
@@ -95,7 +95,7 @@ impl Trust {
                     .map_err(|_| "is no name that a certificate can have; write tls.server_name")
             })?,
         };
-        let tls = Tls::new(Arc::clone(&self.client), name);
+        let tls = Tls::new(self.client.clone(), name);
         Some(Server::Tls { host, port, tls })
     }
 }
