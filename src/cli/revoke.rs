@@ -248,7 +248,7 @@ fn list(out: &mut dyn Write, answer: &Value) -> io::Result<()> {
     }
     let cell = |rule: &Value, name: &str| match (name, rule.get(name)) {
         (_, None | Some(Value::Null)) => "-".to_owned(),
-        ("until" | "cutoff" | "issued_before", Some(value)) => value
+        ("at" | "until" | "cutoff" | "issued_before", Some(value)) => value
             .as_u64()
             .map_or_else(|| print::scalar(value), |at| when::date(UnixSeconds(at))),
         (_, Some(value)) => print::scalar(value),

@@ -1,7 +1,7 @@
 //! The audit line: one JSON object for each accepted rule. Who, by which way, what, why, until.
 //!
 //! One event of the log carries many lines, because a burst of a million rules would else spend most of its time in the
-//! making of events. [`Spelling`] takes them apart again.
+//! making of events. `Spelling` takes them apart again.
 
 use std::fmt;
 
