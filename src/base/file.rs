@@ -4,10 +4,14 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
+/// Room that is made at once, in bytes: secrets are smaller, and one that grows while it is read would leave copies of itself
+/// behind.
+const ROOM_BYTES: usize = 16 * 1024;
+
 /// The whole file, if it has at most `limit` bytes.
 pub fn read_bounded(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let most = u64::try_from(limit).unwrap_or(u64::MAX);
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(ROOM_BYTES);
     File::open(path)?
         .take(most.saturating_add(1))
         .read_to_end(&mut content)?;

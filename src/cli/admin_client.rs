@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::print::harmless;
+use crate::base::file::read_bounded;
 use crate::base::secret::{ExposeSecret, Secret, secret};
 use crate::http::client::{Client, ClientError, PlainHttp, is_loopback};
 use crate::http::client_tls::Roots;
@@ -26,10 +27,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Largest token file read, in bytes. Servers refuse longer headers.
-const TOKEN_FILE_BYTES_MAX: u64 = 8 * 1024;
+const TOKEN_FILE_BYTES_MAX: usize = 8 * 1024;
 
 /// Largest file of authorities read, in bytes. A bundle of all public ones has a quarter of it.
-const CA_FILE_BYTES_MAX: u64 = 1024 * 1024;
+const CA_FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where the admin API is.
 #[derive(Debug, Args)]
@@ -163,12 +164,12 @@ impl AdminClient {
             return Err(AdminError::Exposed(Box::new(client.url)));
         }
         let token = match &args.admin_token_file {
-            Some(path) => {
-                read(path, TOKEN_FILE_BYTES_MAX).map_err(|source| AdminError::TokenFile {
+            Some(path) => read_bounded(path, TOKEN_FILE_BYTES_MAX).map_err(|source| {
+                AdminError::TokenFile {
                     path: path.clone(),
                     source,
-                })?
-            }
+                }
+            })?,
             None => std::env::var(TOKEN_VARIABLE)
                 .map_err(|_| AdminError::NoToken)?
                 .into_bytes(),
@@ -195,10 +196,11 @@ impl AdminClient {
             (None, Some("https")) => Client::new(Roots::System, PlainHttp::Everywhere),
             (None, _) => Client::plain(PlainHttp::Everywhere),
             (Some(path), Some("https")) => {
-                let pem = read(path, CA_FILE_BYTES_MAX).map_err(|source| AdminError::CaFile {
-                    path: path.clone(),
-                    source,
-                })?;
+                let pem =
+                    read_bounded(path, CA_FILE_BYTES_MAX).map_err(|source| AdminError::CaFile {
+                        path: path.clone(),
+                        source,
+                    })?;
                 Client::new(Roots::Pem(&pem), PlainHttp::Everywhere)
             }
             (Some(_), _) => return Err(AdminError::CaWithoutTls(Box::new(url))),
@@ -296,15 +298,6 @@ impl AdminClient {
             },
         }
     }
-}
-
-fn read(path: &std::path::Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    use io::Read;
-    let mut content = vec![];
-    std::fs::File::open(path)?
-        .take(bytes_max)
-        .read_to_end(&mut content)?;
-    Ok(content)
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! The files of a listener's TLS, and what can be wrong with them.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
+use crate::base::file::read_bounded;
 use crate::base::secret::{ExposeSecret, Secret, secret};
 
 /// Largest file read, in bytes. A bundle of all public authorities has a quarter of it; a wrong file may be anything.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where certificates and keys are.
 #[derive(Clone, Debug)]
@@ -108,7 +109,7 @@ impl Files {
     /// Reads all of them.
     pub fn read(&self) -> Result<Contents, TlsFault> {
         let read = |role, path: &Path| {
-            read_bounded(path).map_err(|error| self.fault(role, Wrong::Read(error)))
+            read_bounded(path, FILE_BYTES_MAX).map_err(|error| self.fault(role, Wrong::Read(error)))
         };
         let pairs = self
             .pairs
@@ -168,16 +169,4 @@ impl fmt::Display for PairFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.certificate.display().fmt(f)
     }
-}
-
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // Room at once: a key that grows leaves copies of itself behind.
-    let mut content = Vec::with_capacity(16 * 1024);
-    std::fs::File::open(path)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut content)?;
-    if content.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(content)
 }
