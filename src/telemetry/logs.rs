@@ -83,3 +83,66 @@ where
         })
         .finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::super::audit;
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What the text log says of two rules and one other event.
+    fn text_log(filter: &str) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let log = text(filter.parse().unwrap(), move || writer.clone());
+        tracing::subscriber::with_default(log, || {
+            let line = |value| audit::Line {
+                event: "revoke",
+                by: "ops",
+                way: "admin_api",
+                id: "id",
+                kind: "user",
+                iss: "https://id",
+                value: Some(value),
+                except_sid: None,
+                reason: None,
+                cutoff: Some(1),
+                until: None,
+                standing: false,
+            };
+            audit::write([line("alice\n{"), line("bob")]);
+            tracing::info!("else");
+        });
+        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn audit_lines_are_json_in_the_text_log_too_and_the_filter_holds() {
+        let log = text_log("info");
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 3, "{log}");
+        for (line, value) in lines.iter().zip(["alice\n{", "bob"]) {
+            let (_, members) = line.split_once(" INFO jotgate::audit: ").expect(line);
+            let members: serde_json::Value = serde_json::from_str(members).unwrap();
+            assert_eq!(members["value"], value);
+        }
+        assert!(lines[2].ends_with("else"), "{log}");
+        let log = text_log("info,jotgate::audit=off");
+        assert_eq!(log.lines().count(), 1, "{log}");
+    }
+}
