@@ -311,6 +311,7 @@ fn start_denylist(
             .iter()
             .map(|member| IssuerLife::from(&member.issuer.rules))
             .collect(),
+        fleet: None,
         tokens: Arc::new(KnownTokens {
             members: Arc::clone(members),
             fingerprinter,

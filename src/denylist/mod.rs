@@ -2,11 +2,13 @@
 
 mod desk;
 mod index;
+mod lease;
 mod pins;
 mod rule;
 
 pub use desk::{Desk, Scope, Wish, WishRefused, WishSubject, Wisher, desk};
 pub use index::{Full, Index, IndexWriter, SHARDS, index, shard_of};
+pub use lease::{BootMillis, Lease};
 pub use rule::{
     Cutoff, Fingerprint, Fingerprinter, Kind, Pin, Rule, SetAt, Span, TokenKeys, Until,
 };

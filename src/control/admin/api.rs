@@ -262,9 +262,12 @@ impl Admin {
         for order in &orders {
             caller.require(role_for(order))?;
         }
-        let outcomes = self.revocations.revoke(orders, origin(caller)).await?;
+        let written = self.revocations.revoke(orders, origin(caller)).await?;
         let durable = self.revocations.log().is_some();
-        aside(is_large, move || ok(&view::revoked(&outcomes, durable))).await
+        aside(is_large, move || {
+            ok(&view::revoked(&written.outcomes, durable))
+        })
+        .await
     }
 
     async fn list(&self, query: &str) -> Result<Answer, Problem> {
@@ -280,8 +283,8 @@ impl Admin {
 
     async fn lift(&self, caller: &Caller, id: &str) -> Result<Answer, Problem> {
         let id = RuleId::parse(id).ok_or_else(Problem::not_found)?;
-        let rest = self.revocations.lift(id, origin(caller)).await?;
-        Ok(ok(&view::lifted(id, rest.as_ref())))
+        let lifted = self.revocations.lift(id, origin(caller)).await?;
+        Ok(ok(&view::lifted(id, lifted.rest.as_ref())))
     }
 
     async fn check(&self, headers: &HeaderMap, body: Incoming) -> Result<Answer, Problem> {

@@ -152,6 +152,7 @@ fn denylist_for(entries_max: usize, clock: Clock) -> (Revocations, Writer) {
     let (_, index) = denylist::index(entries_max);
     revocations(Parts {
         index,
+        fleet: None,
         log: None,
         fingerprinter: Fingerprinter::new(&[1; 16]),
         issuers: [IssuerLife {

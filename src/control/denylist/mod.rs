@@ -9,6 +9,7 @@ mod log;
 mod order;
 mod record;
 mod records;
+mod relay;
 mod request;
 mod service;
 mod writer;
@@ -19,6 +20,11 @@ pub(crate) use log::law as log_law;
 pub use log::{CommitError, Log, LogView, OpenError, Unreadable};
 pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Spared, Tokens};
 pub use record::{Origin, Outcome, Pinned, Record, RuleId, Way};
+pub use relay::{
+    Carrier, Entry, EntryId, Fleet, Link, LinkFault, Member, RelayState, Relayed, Run, Sight, View,
+};
 pub use request::{Fault, Faults};
 pub use service::{Parts, Revocations, revocations};
-pub use writer::{LiftError, Page, Query, ReadError, RevokeError, Stopped, Verdict, Writer};
+pub use writer::{
+    LiftError, Lifted, Page, Query, ReadError, RevokeError, Stopped, Verdict, Writer, Written,
+};

@@ -9,11 +9,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::log::{Log, LogView};
 use super::order::{IdentifiedToken, IdentifyFault, Issuers, Order, Tokens};
-use super::record::{Origin, Outcome, Record, RuleId};
+use super::record::{Origin, Record, RuleId};
+use super::relay::Fleet;
 use super::request::{self, Context, Faults};
 use super::writer::{
-    Change, INBOX, LiftError, Message, Page, Query, ReadError, RevokeError, Stopped, Verdict,
-    Writer,
+    Change, INBOX, LiftError, Lifted, Message, Page, Query, ReadError, RevokeError, Stopped,
+    Verdict, Writer, Written,
 };
 use crate::base::clock::Clock;
 use crate::denylist::{Fingerprinter, Index, IndexWriter, Kind, TokenKeys};
@@ -30,6 +31,8 @@ pub struct Parts {
     pub issuers: Issuers,
     /// Reads raw tokens.
     pub tokens: Arc<dyn Tokens>,
+    /// The fleet that it belongs to. None: it stands alone.
+    pub fleet: Option<Fleet>,
     /// The time.
     pub clock: Clock,
 }
@@ -57,6 +60,7 @@ struct Shared {
     fingerprinter: Fingerprinter,
     issuers: ArcSwap<Issuers>,
     tokens: Arc<dyn Tokens>,
+    fleet: Option<Fleet>,
     clock: Clock,
 }
 
@@ -71,6 +75,7 @@ pub fn revocations(parts: Parts) -> (Revocations, Writer) {
         fingerprinter: parts.fingerprinter,
         issuers: ArcSwap::from_pointee(parts.issuers),
         tokens: parts.tokens,
+        fleet: parts.fleet,
         clock: parts.clock.clone(),
     };
     let revocations = Revocations {
@@ -98,6 +103,12 @@ impl Revocations {
     #[must_use]
     pub fn log(&self) -> Option<&LogView> {
         self.shared.log.as_ref()
+    }
+
+    /// The fleet, if this gateway belongs to one.
+    #[must_use]
+    pub fn fleet(&self) -> Option<&Fleet> {
+        self.shared.fleet.as_ref()
     }
 
     /// The most rules there may be.
@@ -157,12 +168,8 @@ impl Revocations {
     }
 
     /// Writes the orders, all or none. When this returns, every request that starts later is denied by them.
-    pub async fn revoke(
-        &self,
-        orders: Vec<Order>,
-        origin: Origin,
-    ) -> Result<Vec<Outcome>, RevokeError> {
-        let outcomes = self
+    pub async fn revoke(&self, orders: Vec<Order>, origin: Origin) -> Result<Written, RevokeError> {
+        let written = self
             .ask(|answer| {
                 Message::Change(Change::Write {
                     orders,
@@ -171,11 +178,11 @@ impl Revocations {
                 })
             })
             .await??;
-        Ok(outcomes)
+        Ok(written)
     }
 
     /// Takes back the standing part of a rule. Answers with what is left of it, if anything is.
-    pub async fn lift(&self, id: RuleId, origin: Origin) -> Result<Option<Record>, LiftError> {
+    pub async fn lift(&self, id: RuleId, origin: Origin) -> Result<Lifted, LiftError> {
         self.ask(|answer| Message::Change(Change::Lift { id, origin, answer }))
             .await?
     }
@@ -232,7 +239,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::super::order::IssuerLife;
-    use super::super::record::Way;
+    use super::super::record::{Outcome, Way};
     use super::*;
     use crate::base::clock::{ClockHand, UnixSeconds};
     use crate::denylist::{self, Cutoff};
@@ -265,6 +272,7 @@ mod tests {
             .into_iter()
             .collect(),
             tokens: Arc::new(NoTokens),
+            fleet: None,
             clock,
         });
         let shutdown = CancellationToken::new();
@@ -280,9 +288,13 @@ mod tests {
     }
 
     async fn post(revocations: &Revocations, body: Value) -> Result<Vec<Outcome>, RevokeError> {
-        revocations
-            .revoke(revocations.read(&body).unwrap(), ops())
-            .await
+        let orders = revocations.read(&body).unwrap();
+        let written = revocations.revoke(orders, ops()).await?;
+        Ok(written.outcomes)
+    }
+
+    async fn lift(revocations: &Revocations, id: RuleId) -> Result<Option<Record>, LiftError> {
+        Ok(revocations.lift(id, ops()).await?.rest)
     }
 
     fn token(user: &str, issued: u64) -> TokenKeys {
@@ -363,12 +375,12 @@ mod tests {
         let blocked = post(&revocations, block).await.unwrap().remove(0).record;
         let (old, new) = (token("alice", NOW.0), token("alice", NOW.0 + 50));
         assert_eq!(revocations.index().check(&new), Some(Kind::User));
-        let rest = revocations.lift(blocked.id, ops()).await.unwrap().unwrap();
+        let rest = lift(&revocations, blocked.id).await.unwrap().unwrap();
         assert!(!rest.is_standing());
         assert_eq!(revocations.index().check(&new), None);
         assert_eq!(revocations.index().check(&old), Some(Kind::User));
         assert_eq!(
-            revocations.lift(blocked.id, ops()).await,
+            lift(&revocations, blocked.id).await,
             Err(LiftError::NotStanding)
         );
     }
@@ -378,10 +390,10 @@ mod tests {
         let (revocations, _, _) = start(10);
         let block = json!({"iss": "https://id", "sub": "alice", "standing": true});
         let id = post(&revocations, block).await.unwrap().remove(0).record.id;
-        assert_eq!(revocations.lift(id, ops()).await, Ok(None));
+        assert_eq!(lift(&revocations, id).await, Ok(None));
         assert_eq!(revocations.index().check(&token("alice", 5)), None);
         assert_eq!(revocations.record(id).await, Ok(None));
-        assert_eq!(revocations.lift(id, ops()).await, Err(LiftError::Unknown));
+        assert_eq!(lift(&revocations, id).await, Err(LiftError::Unknown));
     }
 
     #[tokio::test]
@@ -535,7 +547,7 @@ mod tests {
             {"iss": "https://id", "kid": "k1"},
         ]});
         let key = post(&revocations, body).await.unwrap().remove(2).record.id;
-        revocations.lift(key, ops()).await.unwrap();
+        lift(&revocations, key).await.unwrap();
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<Value> = text
             .lines()

@@ -130,6 +130,24 @@ pub struct Page {
     pub next: Option<RuleId>,
 }
 
+/// Orders that were written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// One for each order.
+    pub outcomes: Vec<Outcome>,
+    /// Counts the groups of this gateway's changes; the relay says how far it has come.
+    pub sequence: u64,
+}
+
+/// A standing order that was lifted.
+#[derive(Clone, Debug)]
+pub struct Lifted {
+    /// What is left of the rule, if anything is.
+    pub rest: Option<Record>,
+    /// See [`Written::sequence`].
+    pub sequence: u64,
+}
+
 /// What the denylist says of one token.
 #[derive(Clone, Debug)]
 pub struct Verdict {
@@ -158,12 +176,12 @@ pub(super) enum Change {
     Write {
         orders: Vec<Order>,
         origin: Origin,
-        answer: oneshot::Sender<Result<Vec<Outcome>, RevokeError>>,
+        answer: oneshot::Sender<Result<Written, RevokeError>>,
     },
     Lift {
         id: RuleId,
         origin: Origin,
-        answer: oneshot::Sender<Result<Option<Record>, LiftError>>,
+        answer: oneshot::Sender<Result<Lifted, LiftError>>,
     },
 }
 
@@ -183,13 +201,13 @@ enum Step {
         orders: Vec<Order>,
         outcomes: Vec<Outcome>,
         origin: Origin,
-        answer: oneshot::Sender<Result<Vec<Outcome>, RevokeError>>,
+        answer: oneshot::Sender<Result<Written, RevokeError>>,
     },
     Lifted {
         lifted: Arc<Record>,
         rest: Option<Record>,
         origin: Origin,
-        answer: oneshot::Sender<Result<Option<Record>, LiftError>>,
+        answer: oneshot::Sender<Result<Lifted, LiftError>>,
     },
 }
 
@@ -221,6 +239,8 @@ pub struct Writer {
     /// Ready to be adopted.
     edition: Option<Edition>,
     next_shard: usize,
+    /// Groups finished.
+    sequence: u64,
     /// When everything was last swept because there was no room.
     swept_all_at: Option<UnixSeconds>,
 }
@@ -263,6 +283,7 @@ impl Writer {
             busy: Busy::Idle,
             edition: None,
             next_shard: 0,
+            sequence: 0,
             swept_all_at: None,
         }
     }
@@ -551,6 +572,8 @@ impl Writer {
     /// Makes what is on disk visible to every request that starts from now on, and then says so. A relay stands before
     /// this.
     fn finish(&mut self, steps: Vec<Step>, group: Group, offset: u64) {
+        self.sequence += 1;
+        let sequence = self.sequence;
         let index = self.index.index();
         self.records.note(group, offset, |id| {
             index.rule(id.kind, id.fingerprint).is_some()
@@ -577,7 +600,7 @@ impl Writer {
                             line("revoke", &outcome.record, reason, &origin)
                         },
                     ));
-                    let _ = answer.send(Ok(outcomes));
+                    let _ = answer.send(Ok(Written { outcomes, sequence }));
                 }
                 Step::Lifted {
                     lifted,
@@ -589,7 +612,7 @@ impl Writer {
                     let span = rest.as_ref().map(Record::span);
                     self.index.lift(kind, fingerprint, span);
                     audit::write([line("lift", &lifted, None, &origin)]);
-                    let _ = answer.send(Ok(rest));
+                    let _ = answer.send(Ok(Lifted { rest, sequence }));
                 }
             }
         }
