@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use super::pins::Pins;
-use super::rule::{Cutoff, Fingerprint, KEYS, Kind, Rule, Span, TokenKeys, Until};
+use super::rule::{Cutoff, Fingerprint, KEYS, Kind, Rule, SetAt, Span, TokenKeys, Until};
 use crate::base::clock::UnixSeconds;
 
 /// Parts of each kind's table. Growth copies one part, so 64 keeps the pause and the doubled memory below 2 % of the whole.
@@ -199,6 +199,23 @@ impl IndexWriter {
         Ok(())
     }
 
+    /// Puts each rule in the place of the one with its key, narrower or wider, and raises the epoch. Of pins the newer one stays. All
+    /// of them or none.
+    pub fn set(&mut self, rules: &[Rule]) -> Result<(), Full> {
+        self.room_for(rules)?;
+        for rule in rules {
+            match rule.pin {
+                None => {
+                    let table = &self.index.tables[rule.kind.place()];
+                    table.put_with(rule.fingerprint, rule.span, |_| rule.span);
+                }
+                Some(pin) => self.index.pins.put(rule.fingerprint, pin),
+            }
+        }
+        self.index.raise_epoch();
+        Ok(())
+    }
+
     /// Whether [`IndexWriter::apply`] would take these rules.
     pub fn room_for(&self, rules: &[Rule]) -> Result<(), Full> {
         if self.has_room(rules) {
@@ -269,6 +286,18 @@ impl IndexWriter {
         for (kind, table) in Kind::ALL.into_iter().zip(&self.index.tables) {
             table.sweep(shard, now, SWEEP, |key| gone(kind, key));
         }
+    }
+
+    /// Forgets pins of one part of [`SHARDS`] that were lifted before `before`. Says each that is gone.
+    pub fn sweep_lifted_pins(
+        &mut self,
+        shard: usize,
+        before: SetAt,
+        mut gone: impl FnMut(Kind, Fingerprint),
+    ) {
+        self.index
+            .pins
+            .sweep(shard, SHARDS, before, |user| gone(Kind::Pin, user));
     }
 
     /// Forgets every rule that is over: what to try before saying that there is no room.

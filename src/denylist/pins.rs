@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 
-use super::rule::{Fingerprint, Pin};
+use super::rule::{Fingerprint, Pin, SetAt};
 
 /// Parts of the table. A million pins make a thousand of each, and copying those takes some ten microseconds.
 const SHARDS: usize = 1024;
@@ -96,6 +96,38 @@ impl Pins {
         true
     }
 
+    /// Takes away what was lifted before `before` in one of `parts` equal parts of the table.
+    pub(super) fn sweep(
+        &self,
+        part: usize,
+        parts: usize,
+        before: SetAt,
+        mut gone: impl FnMut(Fingerprint),
+    ) {
+        if self.entries() == 0 {
+            return;
+        }
+        let is_over = |pin: &Pin| pin.is_lifted() && pin.set < before;
+        for shard in self.shards.iter().skip(part).step_by(parts) {
+            let pins = shard.load();
+            if !pins.values().any(is_over) {
+                continue;
+            }
+            let mut changed = Shard::clone(&pins);
+            changed.retain(|user, pin| {
+                let over = is_over(pin);
+                if over {
+                    gone(*user);
+                }
+                !over
+            });
+            changed.shrink_to_fit();
+            self.entries
+                .fetch_sub(pins.len() - changed.len(), Ordering::Release);
+            shard.store(Arc::new(changed));
+        }
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the remainder is below SHARDS"
@@ -110,7 +142,6 @@ impl Pins {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::rule::SetAt;
     use super::*;
 
     fn user(number: u64) -> Fingerprint {
@@ -139,6 +170,31 @@ mod tests {
             (pins.find(user(1)), pins.entries(), pins.bytes()),
             (None, 0, 0)
         );
+    }
+
+    #[test]
+    fn what_was_lifted_long_ago_goes_and_nothing_else() {
+        let pins = Pins::new();
+        let lifted = |set| Pin {
+            session: Pin::NOBODY,
+            ..pin(set, 0)
+        };
+        for (number, pin) in [
+            (1, lifted(4)),
+            (2, lifted(5)),
+            (3, pin(4, 1)),
+            (9, lifted(3)),
+        ] {
+            pins.put(user(number), pin);
+        }
+        let mut gone = vec![];
+        for part in 0..64 {
+            pins.sweep(part, 64, SetAt::from_micros(5), |user| gone.push(user));
+        }
+        gone.sort_unstable();
+        assert_eq!(gone, [user(1), user(9)]);
+        assert_eq!(pins.entries(), 2);
+        assert!(pins.find(user(2)).is_some() && pins.find(user(3)).is_some());
     }
 
     #[test]

@@ -182,6 +182,9 @@ fn seconds(at: UnixSeconds) -> u32 {
     u32::try_from(at.0).map_or(u32::MAX - 1, |at| at.min(u32::MAX - 1))
 }
 
+/// The earliest instant of a cutoff and of a token, so that [`Cutoff::NEVER`] lies before every token.
+const EARLIEST: u32 = 1;
+
 /// Tokens issued at or before this instant are denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cutoff(pub(super) u32);
@@ -190,10 +193,13 @@ impl Cutoff {
     /// Denied whenever it was issued.
     pub const ALWAYS: Self = Self(u32::MAX);
 
+    /// Denies nothing: what is left of a rule that was lifted, as long as somebody may still bring it back.
+    pub const NEVER: Self = Self(0);
+
     /// Tokens issued at or before `at` are denied.
     #[must_use]
     pub fn at(at: UnixSeconds) -> Self {
-        Self(seconds(at))
+        Self(seconds(at).max(EARLIEST))
     }
 
     /// The instant; None means always.
@@ -251,16 +257,16 @@ impl Span {
     }
 }
 
-/// When a pin was set: microseconds since 1970. The clock counts whole seconds, so pins that one user gets within a second
-/// are counted up from its beginning, and the later one stays the newer.
+/// When a pin or a standing order was set: microseconds since 1970. The clock counts whole seconds, so pins that one user gets
+/// within a second are counted up from its beginning, and the later one stays the newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SetAt(u64);
 
 impl SetAt {
-    /// Now, and after the pin that is there.
+    /// Now, and after the one that is there. Never 0.
     #[must_use]
     pub fn new(now: UnixSeconds, known: Option<Self>) -> Self {
-        let now = now.0.saturating_mul(1_000_000);
+        let now = now.0.saturating_mul(1_000_000).max(1);
         Self(known.map_or(now, |known| now.max(known.0.saturating_add(1))))
     }
 
@@ -283,8 +289,19 @@ impl SetAt {
 pub struct Pin {
     /// First, so that the newer one is the larger one.
     pub set: SetAt,
-    /// The session's key.
+    /// The session's key; [`Pin::NOBODY`] where the pin was lifted.
     pub session: Fingerprint,
+}
+
+impl Pin {
+    /// Stands in the place of a session when a pin was lifted: it denies nobody. No session has this key, but by a chance of 2^-128.
+    pub const NOBODY: Fingerprint = Fingerprint { high: 0, low: 0 };
+
+    /// Whether it was lifted.
+    #[must_use]
+    pub fn is_lifted(&self) -> bool {
+        self.session == Self::NOBODY
+    }
 }
 
 /// One revocation.
@@ -332,7 +349,7 @@ pub struct TokenKeys {
     keys: [Fingerprint; KEYS],
     /// One bit for each key that the token has.
     present: u8,
-    /// 0 without `iat`: then every cutoff catches it.
+    /// [`EARLIEST`] without `iat`: then every cutoff catches it.
     issued: u32,
 }
 
@@ -349,7 +366,9 @@ impl TokenKeys {
         let mut keys = Self {
             keys: Default::default(),
             present: 0,
-            issued: claims.issued.map_or(0, seconds),
+            issued: claims
+                .issued
+                .map_or(EARLIEST, |at| seconds(at).max(EARLIEST)),
         };
         keys.set(
             Kind::Token,
@@ -409,7 +428,7 @@ impl TokenKeys {
     /// Whether the token is of another session than the one that is spared, or of none.
     #[must_use]
     pub fn is_other_session(&self, pin: Pin) -> bool {
-        self.key(Kind::Session) != Some(pin.session)
+        !pin.is_lifted() && self.key(Kind::Session) != Some(pin.session)
     }
 }
 
@@ -564,6 +583,23 @@ pub(super) mod tests {
         let mut undated = claims();
         undated.issued = None;
         assert!(rule(Kind::User, "alice", Cutoff::at(UnixSeconds(0))).denies(&keys(&undated)));
+    }
+
+    #[test]
+    fn what_was_lifted_denies_nobody() {
+        let (mut undated, mut first) = (claims(), claims());
+        undated.issued = None;
+        first.issued = Some(UnixSeconds(0));
+        for claims in [claims(), undated, first] {
+            assert!(!rule(Kind::User, "alice", Cutoff::NEVER).denies(&keys(&claims)));
+            let pin = Pin {
+                set: SetAt::new(UnixSeconds(1), None),
+                session: Pin::NOBODY,
+            };
+            let user = FINGERPRINTER().of(Kind::Pin, "https://id", "alice");
+            assert!(!Rule::pin(user, pin).denies(&keys(&claims)));
+        }
+        assert!(Cutoff::NEVER < Cutoff::at(UnixSeconds(0)));
     }
 
     #[test]

@@ -7,11 +7,13 @@
 mod clerk;
 mod log;
 mod order;
+mod outbox;
 mod record;
 mod records;
 mod relay;
 mod request;
 mod service;
+mod standing;
 mod writer;
 
 pub use clerk::serve_desk;

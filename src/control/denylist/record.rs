@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use super::order::Order;
+use super::standing::Standing;
 use crate::base::clock::UnixSeconds;
 use crate::denylist::{Cutoff, Fingerprint, Kind, Pin, Rule, SetAt, Span, Until};
 
@@ -95,9 +97,9 @@ pub struct Record {
     pub value: Option<Box<str>>,
     /// The part that ends by itself and cannot be taken back.
     pub(super) ending: Option<Span>,
-    /// The part that stays until it is lifted.
-    pub(super) standing: Option<Cutoff>,
-    /// In pins, which are standing, and in nothing else.
+    /// The part that stays until it is lifted. Empty in pins, which stay by their nature.
+    pub(super) standing: Standing,
+    /// In pins, and in nothing else.
     pub pinned: Option<Pinned>,
     /// Why it was last changed, if somebody said it.
     pub reason: Option<Box<str>>,
@@ -114,7 +116,7 @@ impl Record {
             issuer: Arc::clone(&order.issuer),
             value: order.value.clone(),
             ending: None,
-            standing: None,
+            standing: Standing::default(),
             pinned: None,
             reason: order.reason.clone(),
             by: Arc::clone(&origin.by),
@@ -126,9 +128,9 @@ impl Record {
 
     /// Merges one more order into the rule. What changes nothing leaves no trace.
     pub(super) fn merge(&mut self, order: &Order, origin: &Origin, now: UnixSeconds) {
-        let before = (self.ending, self.standing, self.pinned.clone());
+        let before = self.clone();
         self.add(order, now);
-        if before != (self.ending, self.standing, self.pinned.clone()) {
+        if !self.is_same_rule(&before) {
             self.reason = order.reason.clone().or(self.reason.take());
             self.by = Arc::clone(&origin.by);
             self.at = now;
@@ -147,8 +149,12 @@ impl Record {
                 session_id: spared.session_id.clone(),
             });
         }
+        if self.id.kind == Kind::Pin {
+            return;
+        }
         if order.is_standing() {
-            self.standing = self.standing.max(Some(order.span.cutoff));
+            let set = |known| SetAt::new(now, known);
+            self.standing.order(order.span.cutoff, set);
         } else {
             self.ending = Some(
                 self.ending
@@ -157,10 +163,44 @@ impl Record {
         }
     }
 
+    /// Takes over what another gateway knows of the same rule. What changes nothing leaves no trace.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        let before = self.clone();
+        self.ending = match (self.ending, other.ending) {
+            (Some(ours), Some(theirs)) => Some(ours.merge(theirs)),
+            (part, None) | (None, part) => part,
+        };
+        self.standing.merge(&other.standing);
+        let newest = |pinned: &&Pinned| pinned.pin;
+        let pinned = self.pinned.iter().chain(&other.pinned).max_by_key(newest);
+        self.pinned = pinned.cloned();
+        if !self.is_same_rule(&before) && other.at >= self.at {
+            self.reason.clone_from(&other.reason);
+            self.by = Arc::clone(&other.by);
+            self.at = other.at;
+        }
+    }
+
+    /// Whether both deny the same, as long, and came to it by the same orders. Who last changed it, and why, does not count.
+    pub(super) fn is_same_rule(&self, other: &Self) -> bool {
+        self.ending == other.ending
+            && self.standing == other.standing
+            && self.pinned == other.pinned
+    }
+
     /// Whether part of it stays until it is lifted.
     #[must_use]
-    pub const fn is_standing(&self) -> bool {
-        self.standing.is_some()
+    pub fn is_standing(&self) -> bool {
+        self.standing.cutoff().is_some()
+            || self.pinned.as_ref().is_some_and(|it| !it.pin.is_lifted())
+    }
+
+    /// Whether all of it was lifted. It denies nothing and nobody sees it; it is there so that a gateway that missed the lift does
+    /// not bring the rule back.
+    #[must_use]
+    pub fn is_lifted(&self) -> bool {
+        let rule = self.rule();
+        rule.span.cutoff == Cutoff::NEVER || rule.pin.is_some_and(|pin| pin.is_lifted())
     }
 
     /// The rule as requests see it: both parts at once.
@@ -170,7 +210,8 @@ impl Record {
     /// Never: a record starts with an order, which has one of the parts.
     #[must_use]
     pub fn span(&self) -> Span {
-        both(self.ending, self.standing).expect("a record starts with an order")
+        span(self.ending, &self.standing, self.pinned.is_some())
+            .expect("a record starts with an order")
     }
 
     /// The rule with its key.
@@ -184,20 +225,44 @@ impl Record {
         }
     }
 
-    /// What is left when the standing part is lifted at `now`.
-    pub(super) fn without_standing(&self, now: UnixSeconds) -> Option<Self> {
-        let ending = self.ending.filter(|span| !span.until.is_over(now))?;
-        Some(Self {
-            ending: Some(ending),
-            standing: None,
-            pinned: None,
-            ..self.clone()
-        })
+    /// What is left when the standing part is lifted at `now`: None, if that is nothing. `kept`: how long the lift itself must be
+    /// remembered.
+    pub(super) fn without_standing(&self, now: UnixSeconds, kept: Duration) -> Option<Self> {
+        let mut rest = self.clone();
+        rest.ending = self.ending.filter(|span| !span.until.is_over(now));
+        if kept.is_zero() {
+            rest.standing = Standing::default();
+            rest.pinned = None;
+            return rest.ending.is_some().then_some(rest);
+        }
+        if let Some(pinned) = &mut rest.pinned {
+            // A pin that is set elsewhere meanwhile is newer.
+            let set = pinned.pin.set.micros().saturating_add(1);
+            pinned.pin = Pin {
+                set: SetAt::from_micros(set),
+                session: Pin::NOBODY,
+            };
+            pinned.session_id = "".into();
+        } else {
+            rest.standing.lift();
+            let lift = Span {
+                cutoff: Cutoff::NEVER,
+                until: Until::at(now.plus(kept)),
+            };
+            rest.ending = Some(rest.ending.map_or(lift, |span| span.merge(lift)));
+        }
+        rest.at = now;
+        Some(rest)
     }
 }
 
-/// The two parts of a rule as one; None if it has neither.
-pub(super) fn both(ending: Option<Span>, standing: Option<Cutoff>) -> Option<Span> {
+/// The parts of a rule as one; None if it has none.
+pub(super) fn span(ending: Option<Span>, standing: &Standing, is_pin: bool) -> Option<Span> {
+    let standing = if is_pin {
+        Some(Cutoff::ALWAYS)
+    } else {
+        standing.cutoff()
+    };
     let standing = standing.map(|cutoff| Span {
         cutoff,
         until: Until::LIFTED,

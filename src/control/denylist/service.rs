@@ -88,6 +88,7 @@ pub fn revocations(parts: Parts) -> (Revocations, Writer) {
         parts.fingerprinter,
         parts.clock,
         inbox,
+        None,
     );
     (revocations, writer)
 }

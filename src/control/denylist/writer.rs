@@ -1,8 +1,8 @@
 //! The task that owns the denylist: writes rules, keeps what they mean, forgets what is over.
 //!
-//! The way of a rule: log, relay, apply, acknowledge. There is no relay yet, and without a log a rule is applied and
-//! acknowledged at once. What is not acknowledged may be lost; what is acknowledged denies every request that starts
-//! later, and with a log also after a restart.
+//! The way of a rule: log, apply, acknowledge; in a fleet the relay takes it from the outbox then, and whoever asked waits for as
+//! much as it wants. What is not acknowledged may be lost; what is acknowledged denies every request that starts later, and with a log
+//! also after a restart. What comes from other gateways goes the same way, but not back.
 //!
 //! Changes that come while the log syncs wait, and then share the next sync. One group is under way at a time, so what a
 //! change finds is what was acknowledged, or what stands before it in its own group.
@@ -18,11 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::{Adoption, CommitError, Edition, Log, Unreadable};
 use super::order::Order;
+use super::outbox::Outbox;
 use super::record::{Origin, Outcome, Record, RuleId};
 use super::records::{Group, Records, Staged};
+use super::standing::Standing;
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::denylist::{
-    Fingerprint, Fingerprinter, Full, IndexWriter, Kind, Rule, SHARDS, TokenKeys,
+    Fingerprint, Fingerprinter, Full, IndexWriter, Kind, Rule, SHARDS, SetAt, TokenKeys,
 };
 use crate::telemetry::audit;
 
@@ -32,6 +34,9 @@ const SWEEP_STEP: Duration = Duration::from_secs(1);
 /// Rules are kept this much longer than they say: the largest leeway. A token dated ahead by as much as the leeway
 /// allows lives that much longer, and clocks are put right now and then.
 pub(super) const KEPT_LONGER: Duration = Duration::from_mins(5);
+
+/// In a fleet a lift is remembered for so long. A gateway that was away for longer, and comes back with its log, brings the order back.
+pub(super) const LIFT_KEPT: Duration = Duration::from_hours(30 * 24);
 
 /// Changes that wait for a sync. More wait in the inbox.
 const WAITING_MAX: usize = 1024;
@@ -108,11 +113,14 @@ pub struct Query {
     pub after: Option<RuleId>,
     /// At most so many.
     pub limit: usize,
+    /// Also those that were lifted, which only other gateways need to know.
+    pub with_lifted: bool,
 }
 
 impl Query {
     pub(super) fn matches(&self, record: &Record) -> bool {
-        self.kind.is_none_or(|kind| record.id.kind == kind)
+        (self.with_lifted || !record.is_lifted())
+            && self.kind.is_none_or(|kind| record.id.kind == kind)
             && self
                 .issuer
                 .as_deref()
@@ -183,6 +191,28 @@ pub(super) enum Change {
         origin: Origin,
         answer: oneshot::Sender<Result<Lifted, LiftError>>,
     },
+    /// What other gateways wrote.
+    Merge {
+        records: Vec<Record>,
+        answer: oneshot::Sender<Result<Vec<RuleId>, MergeError>>,
+    },
+}
+
+/// Why rules of other gateways were not taken over. Each of them denies less here than it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum MergeError {
+    /// No room.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// Not written to the log.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// What was known of a rule is needed, and lost.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// Too late.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
 }
 
 impl Change {
@@ -191,6 +221,7 @@ impl Change {
         match self {
             Self::Write { answer, .. } => drop(answer.send(Err(error.into()))),
             Self::Lift { answer, .. } => drop(answer.send(Err(error.into()))),
+            Self::Merge { answer, .. } => drop(answer.send(Err(error.into()))),
         }
     }
 }
@@ -208,6 +239,11 @@ enum Step {
         rest: Option<Record>,
         origin: Origin,
         answer: oneshot::Sender<Result<Lifted, LiftError>>,
+    },
+    Merged {
+        rules: Vec<Rule>,
+        covered: Vec<RuleId>,
+        answer: oneshot::Sender<Result<Vec<RuleId>, MergeError>>,
     },
 }
 
@@ -232,6 +268,8 @@ pub struct Writer {
     fingerprinter: Fingerprinter,
     clock: Clock,
     inbox: mpsc::Receiver<Message>,
+    /// Own changes for the fleet. None: this gateway stands alone.
+    outbox: Option<Outbox>,
     /// Cancelled when nothing can be acknowledged any more.
     failed: CancellationToken,
     waiting: VecDeque<Change>,
@@ -258,6 +296,8 @@ impl fmt::Debug for Writer {
 enum Event {
     Shutdown,
     Tick,
+    /// The outbox is no longer crowded.
+    Room,
     Committed(Result<u64, CommitError>),
     Adopted(Result<(), CommitError>),
     Rewritten(Option<Edition>),
@@ -271,6 +311,7 @@ impl Writer {
         fingerprinter: Fingerprinter,
         clock: Clock,
         inbox: mpsc::Receiver<Message>,
+        outbox: Option<Outbox>,
     ) -> Self {
         Self {
             index,
@@ -278,6 +319,7 @@ impl Writer {
             fingerprinter,
             clock,
             inbox,
+            outbox,
             failed: CancellationToken::new(),
             waiting: VecDeque::new(),
             busy: Busy::Idle,
@@ -305,18 +347,21 @@ impl Writer {
             if !open && !busy && self.waiting.is_empty() {
                 return;
             }
+            let crowded = self.outbox.as_ref().is_some_and(Outbox::is_crowded);
             let event = tokio::select! {
                 () = shutdown.cancelled(), if !closing => Event::Shutdown,
                 _ = steps.tick() => Event::Tick,
                 event = done(&mut self.busy), if busy => event,
                 edition = self.records.rewritten() => Event::Rewritten(edition),
-                message = self.inbox.recv(), if open && self.waiting.len() < WAITING_MAX => Event::Asked(message),
+                () = room(self.outbox.as_ref()), if crowded => Event::Room,
+                message = self.inbox.recv(), if open && !crowded && self.waiting.len() < WAITING_MAX => Event::Asked(message),
             };
             match event {
                 Event::Shutdown => {
                     closing = true;
                     self.inbox.close();
                 }
+                Event::Room => {}
                 Event::Tick => self.sweep(),
                 Event::Committed(result) => self.committed(result),
                 Event::Adopted(result) => self.adopted(result),
@@ -350,7 +395,8 @@ impl Writer {
         match question {
             Message::Change(change) => self.waiting.push_back(change),
             Message::Read { id, answer } => {
-                let _ = answer.send(self.records.get(id));
+                let record = self.records.get(id);
+                let _ = answer.send(record.map(|record| record.filter(|it| !it.is_lifted())));
             }
             Message::List { query, answer } => {
                 if let Some(ids) = self.ids_named(&query) {
@@ -414,6 +460,7 @@ impl Writer {
                     match step {
                         Step::Written { answer, .. } => drop(answer.send(Err(error.into()))),
                         Step::Lifted { answer, .. } => drop(answer.send(Err(error.into()))),
+                        Step::Merged { answer, .. } => drop(answer.send(Err(error.into()))),
                     }
                 }
             }
@@ -451,6 +498,17 @@ impl Writer {
                     None
                 }
             },
+            Change::Merge { records, answer } => match self.merge(records, group) {
+                Ok((rules, covered)) => Some(Step::Merged {
+                    rules,
+                    covered,
+                    answer,
+                }),
+                Err(error) => {
+                    let _ = answer.send(Err(error));
+                    None
+                }
+            },
             Change::Lift { id, origin, answer } => match self.lift(id, group) {
                 Ok((lifted, rest)) => Some(Step::Lifted {
                     lifted,
@@ -464,6 +522,69 @@ impl Writer {
                 }
             },
         }
+    }
+
+    /// All of them or none. Answers with the rules, and with those of which the records say all that is known here.
+    fn merge(
+        &mut self,
+        records: Vec<Record>,
+        group: &mut Group,
+    ) -> Result<(Vec<Rule>, Vec<RuleId>), MergeError> {
+        let mark = group.mark();
+        let before = group.rules.len();
+        let merged = self.stage_merge(records, group);
+        match merged {
+            Ok(covered) => Ok((group.rules[before..].to_vec(), covered)),
+            Err(error) => {
+                group.undo(&mark);
+                Err(error)
+            }
+        }
+    }
+
+    fn stage_merge(
+        &mut self,
+        records: Vec<Record>,
+        group: &mut Group,
+    ) -> Result<Vec<RuleId>, MergeError> {
+        let now = self.clock.now();
+        let mut covered = Vec::with_capacity(records.len());
+        for record in records {
+            let id = record.id;
+            let rule = record.rule();
+            if rule.span.until.is_over(now.minus(KEPT_LONGER)) {
+                covered.push(id);
+                continue;
+            }
+            // What is the same is not worth reading: most often it was read before.
+            let here = self.index.index().rule(id.kind, id.fingerprint);
+            let is_plain = record.standing == Standing::default();
+            if is_plain && here == Some(rule) && group.staged(id) == Staged::Nothing {
+                covered.push(id);
+                continue;
+            }
+            let merged = match self.known(id, group)? {
+                None => record.clone(),
+                Some(known) => {
+                    let mut merged = Record::clone(&known);
+                    merged.absorb(&record);
+                    if merged.is_same_rule(&known) {
+                        if merged.is_same_rule(&record) {
+                            covered.push(id);
+                        }
+                        continue;
+                    }
+                    merged
+                }
+            };
+            if merged.is_same_rule(&record) {
+                covered.push(id);
+            }
+            group.rules.push(merged.rule());
+            group.put(Arc::new(merged));
+        }
+        self.make_room(group, now)?;
+        Ok(covered)
     }
 
     /// All orders or none.
@@ -491,7 +612,7 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(orders.len());
         for order in orders {
             let known = self.known(order.id, group)?;
-            let created = known.is_none();
+            let created = known.as_ref().is_none_or(|known| known.is_lifted());
             let record = match &known {
                 None => Arc::new(Record::new(order, origin, now)),
                 Some(known) => {
@@ -556,12 +677,19 @@ impl Writer {
         id: RuleId,
         group: &mut Group,
     ) -> Result<(Arc<Record>, Option<Record>), LiftError> {
-        let record = self.known(id, group)?.ok_or(LiftError::Unknown)?;
+        let known = self.known(id, group)?.filter(|known| !known.is_lifted());
+        let record = known.ok_or(LiftError::Unknown)?;
         if !record.is_standing() {
             return Err(LiftError::NotStanding);
         }
         let now = self.clock.now();
-        let rest = record.without_standing(now.minus(KEPT_LONGER));
+        // Alone nobody brings it back.
+        let kept = if self.outbox.is_some() {
+            LIFT_KEPT
+        } else {
+            Duration::ZERO
+        };
+        let rest = record.without_standing(now, kept);
         match &rest {
             Some(rest) => group.put(Arc::new(rest.clone())),
             None => group.take(id, now),
@@ -569,11 +697,11 @@ impl Writer {
         Ok((record, rest))
     }
 
-    /// Makes what is on disk visible to every request that starts from now on, and then says so. A relay stands before
-    /// this.
+    /// Makes what is on disk visible to every request that starts from now on, and then says so.
     fn finish(&mut self, steps: Vec<Step>, group: Group, offset: u64) {
         self.sequence += 1;
         let sequence = self.sequence;
+        let mut for_others = vec![];
         let index = self.index.index();
         self.records.note(group, offset, |id| {
             index.rule(id.kind, id.fingerprint).is_some()
@@ -600,6 +728,7 @@ impl Writer {
                             line("revoke", &outcome.record, reason, &origin)
                         },
                     ));
+                    for_others.extend(real_records(&outcomes));
                     let _ = answer.send(Ok(Written { outcomes, sequence }));
                 }
                 Step::Lifted {
@@ -609,12 +738,34 @@ impl Writer {
                     answer,
                 } => {
                     let RuleId { kind, fingerprint } = lifted.id;
-                    let span = rest.as_ref().map(Record::span);
-                    self.index.lift(kind, fingerprint, span);
+                    if let Some(rest) = &rest {
+                        self.index
+                            .set(&[rest.rule()])
+                            .expect("it is there already, in another form");
+                        for_others.push(Arc::new(rest.clone()));
+                    } else {
+                        self.index.lift(kind, fingerprint, None);
+                    }
                     audit::write([line("lift", &lifted, None, &origin)]);
+                    let rest = rest.filter(|rest| !rest.is_lifted());
                     let _ = answer.send(Ok(Lifted { rest, sequence }));
                 }
+                Step::Merged {
+                    rules,
+                    covered,
+                    answer,
+                } => {
+                    if !rules.is_empty() {
+                        self.index
+                            .set(&rules)
+                            .expect("room was made, and nobody else adds rules");
+                    }
+                    let _ = answer.send(Ok(covered));
+                }
             }
+        }
+        if let Some(outbox) = &self.outbox {
+            outbox.put(sequence, for_others);
         }
     }
 
@@ -684,6 +835,11 @@ impl Writer {
             .sweep(shard, now.minus(KEPT_LONGER), |kind, fingerprint| {
                 records.forget(RuleId { fingerprint, kind });
             });
+        let before = SetAt::new(now.minus(LIFT_KEPT), None);
+        self.index
+            .sweep_lifted_pins(shard, before, |kind, fingerprint| {
+                records.forget(RuleId { fingerprint, kind });
+            });
         if self.edition.is_none() {
             self.records.compact_if_it_pays(self.index.entries());
         }
@@ -700,6 +856,19 @@ async fn done(busy: &mut Busy) -> Event {
         }
         Busy::Adopt(adoption) => Event::Adopted(adoption.done().await),
     }
+}
+
+/// Waits for room in the outbox.
+async fn room(outbox: Option<&Outbox>) {
+    match outbox {
+        None => std::future::pending().await,
+        Some(outbox) => outbox.room().await,
+    }
+}
+
+fn real_records(outcomes: &[Outcome]) -> impl Iterator<Item = Arc<Record>> + '_ {
+    let real = outcomes.iter().filter(|outcome| !outcome.dry_run);
+    real.map(|outcome| Arc::clone(&outcome.record))
 }
 
 /// One line for each accepted rule.

@@ -19,7 +19,7 @@ use super::record::{Flaw, Frame, RECORD_BYTES_MAX};
 const MAGIC: &[u8; 16] = b"jotgate denylist";
 
 /// Raised when the form of header or records changes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Where the first record lies.
 pub(super) const HEADER_BYTES: u64 = HEADER as u64;

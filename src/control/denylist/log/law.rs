@@ -10,6 +10,7 @@ use super::file::{is_torn, scan};
 use super::record::{Frame, encode, encode_gone};
 use crate::base::clock::UnixSeconds;
 use crate::control::denylist::record::{Pinned, Record, RuleId};
+use crate::control::denylist::standing::Standing;
 use crate::denylist::{Cutoff, Fingerprint, Kind, Pin, SetAt, Span, Until};
 
 /// Most changes, so that a run stays short.
@@ -188,8 +189,15 @@ impl<'a> Choice<'a> {
         }
         let is_pin = id.kind == Kind::Pin;
         let cutoff = |at: Option<UnixSeconds>| at.map_or(Cutoff::ALWAYS, Cutoff::at);
-        let standing = (is_pin || self.flag()).then(|| cutoff(self.instant()));
-        let ending = (!is_pin && (standing.is_none() || self.flag())).then(|| Span {
+        let orders = if is_pin { 0 } else { self.octet() % 4 };
+        let orders: Vec<_> = (0..orders)
+            .map(|_| (cutoff(self.instant()), SetAt::from_micros(self.wide())))
+            .collect();
+        let lifted = Some(self.octet()).filter(|set| !is_pin && *set > 0);
+        let lifted = lifted.map(|set| SetAt::from_micros(set.into()));
+        let standing = Standing::new(lifted, orders);
+        let has_ending = !is_pin && (standing.cutoff().is_none() || self.flag());
+        let ending = has_ending.then(|| Span {
             cutoff: cutoff(self.instant()),
             until: self.instant().map_or(Until::LIFTED, Until::at),
         });

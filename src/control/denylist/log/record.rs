@@ -12,31 +12,34 @@
 //! | 10 | 2 | 0 |
 //! | 12 | 16 | fingerprint |
 //! | 28 | 8 | changed at |
-//! | 36 | 12 | cutoff and until of the ending part, cutoff of the standing part; all ones: always, until lifted |
+//! | 36 | 8 | cutoff and until of the ending part; all ones: always, until lifted |
+//! | 44 | 4 | number of standing orders |
 //! | 48 | 8 | lengths of issuer, value, reason and caller, which follow |
 //!
 //! With [`PIN`] the session's fingerprint (16 bytes), the instant of setting (8) and the length of the `sid` (2) stand
-//! before the texts, and the `sid` after them.
+//! before the texts, and the `sid` after them. With [`STANDING`] the instant of the last lift (8; 0: none) stands there, and of
+//! each order its cutoff (4) and the instant of setting (8).
 //!
-//! A record with neither part says that the rule is gone.
+//! A record with none of these parts says that the rule is gone.
 
 use crc32c::crc32c;
 
 use crate::base::clock::UnixSeconds;
-use crate::control::denylist::record::{Pinned, Record, RuleId, both};
+use crate::control::denylist::record::{Pinned, Record, RuleId, span};
+use crate::control::denylist::standing::{ORDERS_MAX, Standing};
 use crate::denylist::{Cutoff, Fingerprint, Kind, Pin, Rule, SetAt, Span, Until};
 
 /// Opens a group: what was written and synced together. All of a group may be torn by a crash, but nothing before it.
 const FIRST: u8 = 1;
 /// Has a part that ends by itself.
 const ENDING: u8 = 2;
-/// Has a part that stays until it is lifted.
+/// Has a part that stays until it is lifted, or had one.
 const STANDING: u8 = 4;
 /// Has a value.
 const VALUE: u8 = 8;
 /// Has a reason.
 const REASON: u8 = 16;
-/// Spares one session: on every pin that is there, which has the standing part and no other, and on nothing else.
+/// Spares one session: on every pin that is there, which has no other part, and on nothing else.
 const PIN: u8 = 32;
 /// Every flag there is.
 const FLAGS: u8 = FIRST | ENDING | STANDING | VALUE | REASON | PIN;
@@ -47,8 +50,15 @@ const FIXED: usize = 56;
 /// What a pin has more.
 const PINNED: usize = 26;
 
+/// The instant of the last lift.
+const LIFTED: usize = 8;
+
+/// One standing order.
+const ORDER: usize = 12;
+
 /// Longest record: five texts whose lengths are 16-bit numbers.
-pub(super) const RECORD_BYTES_MAX: usize = FIXED + PINNED + 5 * u16::MAX as usize;
+pub(super) const RECORD_BYTES_MAX: usize =
+    FIXED + PINNED + LIFTED + ORDERS_MAX * ORDER + 5 * u16::MAX as usize;
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +75,7 @@ pub(in super::super) fn encode(into: &mut Vec<u8>, record: &Record, first: bool)
     for (flag, is_set) in [
         (FIRST, first),
         (ENDING, record.ending.is_some()),
-        (STANDING, record.standing.is_some()),
+        (STANDING, record.standing != Standing::default()),
         (VALUE, record.value.is_some()),
         (REASON, record.reason.is_some()),
         (PIN, record.pinned.is_some()),
@@ -82,24 +92,34 @@ pub(in super::super) fn encode(into: &mut Vec<u8>, record: &Record, first: bool)
     let ending = record.ending.map_or([0; 2], |span| {
         [number(span.cutoff.instant()), number(span.until.instant())]
     });
-    let standing = record.standing.map_or(0, |cutoff| number(cutoff.instant()));
-    let parts = [ending[0], ending[1], standing];
+    let head = Head {
+        flags,
+        id: record.id,
+        at: record.at,
+    };
     let pinned = record.pinned.as_ref();
-    write(into, flags, record.id, record.at, parts, texts, pinned);
+    write(into, &head, ending, &record.standing, texts, pinned);
 }
 
 /// Appends that a rule is gone. `first` opens a group.
 pub(in super::super) fn encode_gone(into: &mut Vec<u8>, id: RuleId, at: UnixSeconds, first: bool) {
     let flags = if first { FIRST } else { 0 };
-    write(into, flags, id, at, [0; 3], [""; 4], None);
+    let head = Head { flags, id, at };
+    write(into, &head, [0; 2], &Standing::default(), [""; 4], None);
+}
+
+/// What every record has.
+struct Head {
+    flags: u8,
+    id: RuleId,
+    at: UnixSeconds,
 }
 
 fn write(
     into: &mut Vec<u8>,
-    flags: u8,
-    id: RuleId,
-    at: UnixSeconds,
-    parts: [u32; 3],
+    head: &Head,
+    ending: [u32; 2],
+    standing: &Standing,
     texts: [&str; 4],
     pinned: Option<&Pinned>,
 ) {
@@ -107,14 +127,21 @@ fn write(
     let session_id = pinned.map_or("", |pinned| bounded(&pinned.session_id));
     let texts_length: usize = texts.iter().map(|text| text.len()).sum();
     let pinned_length = pinned.map_or(0, |_| PINNED + session_id.len());
-    let length = u32::try_from(FIXED + texts_length + pinned_length)
+    let orders = standing.orders();
+    let standing_length = if head.flags & STANDING == 0 {
+        0
+    } else {
+        LIFTED + orders.len() * ORDER
+    };
+    let length = u32::try_from(FIXED + texts_length + pinned_length + standing_length)
         .expect("five texts of at most 65,535 bytes");
     into.extend_from_slice(&[0; 4]);
     into.extend_from_slice(&length.to_le_bytes());
-    into.extend_from_slice(&[flags, id.kind as u8, 0, 0]);
-    into.extend_from_slice(&id.fingerprint.bits().to_le_bytes());
-    into.extend_from_slice(&at.0.to_le_bytes());
-    for part in parts {
+    into.extend_from_slice(&[head.flags, head.id.kind as u8, 0, 0]);
+    into.extend_from_slice(&head.id.fingerprint.bits().to_le_bytes());
+    into.extend_from_slice(&head.at.0.to_le_bytes());
+    let count = u32::try_from(orders.len()).expect("few orders");
+    for part in [ending[0], ending[1], count] {
         into.extend_from_slice(&part.to_le_bytes());
     }
     let length_of = |text: &str| u16::try_from(text.len()).expect("texts are bounded");
@@ -125,6 +152,14 @@ fn write(
         into.extend_from_slice(&pin.session.bits().to_le_bytes());
         into.extend_from_slice(&pin.set.micros().to_le_bytes());
         into.extend_from_slice(&length_of(session_id).to_le_bytes());
+    }
+    if standing_length > 0 {
+        let lifted = standing.lifted().map_or(0, SetAt::micros);
+        into.extend_from_slice(&lifted.to_le_bytes());
+        for (cutoff, set) in orders {
+            into.extend_from_slice(&number(cutoff.instant()).to_le_bytes());
+            into.extend_from_slice(&set.micros().to_le_bytes());
+        }
     }
     for text in texts {
         into.extend_from_slice(text.as_bytes());
@@ -152,6 +187,8 @@ fn number(instant: Option<UnixSeconds>) -> u32 {
 fn cutoff(number: u32) -> Cutoff {
     if number == u32::MAX {
         Cutoff::ALWAYS
+    } else if number == 0 {
+        Cutoff::NEVER
     } else {
         Cutoff::at(UnixSeconds(number.into()))
     }
@@ -166,12 +203,14 @@ fn until(number: u32) -> Until {
 }
 
 /// The bytes of one record, checked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Frame<'a> {
     bytes: &'a [u8],
     id: RuleId,
     texts: [&'a str; 4],
     pin: Option<(Pin, &'a str)>,
+    /// Empty most often, which takes no memory.
+    standing: Standing,
 }
 
 impl<'a> Frame<'a> {
@@ -202,7 +241,7 @@ impl<'a> Frame<'a> {
             return None;
         }
         let (pin, after) = if is_pin {
-            if bytes[8] & (ENDING | STANDING) != STANDING {
+            if bytes[8] & (ENDING | STANDING) != 0 {
                 return None;
             }
             let (pin, after) = bytes[FIXED..].split_first_chunk::<PINNED>()?;
@@ -210,6 +249,20 @@ impl<'a> Frame<'a> {
         } else {
             (None, &bytes[FIXED..])
         };
+        let count = u32::from_le_bytes([bytes[44], bytes[45], bytes[46], bytes[47]]);
+        let (standing, after) = if bytes[8] & STANDING == 0 {
+            (Standing::default(), after)
+        } else {
+            read_standing(count, after)?
+        };
+        if standing.orders().len() != usize::try_from(count).ok()? {
+            return None;
+        }
+        // A lift without an order is remembered for a time.
+        let is_bare_lift = bytes[8] & STANDING != 0 && standing.cutoff().is_none();
+        if is_bare_lift && bytes[8] & ENDING == 0 {
+            return None;
+        }
         let mut rest = std::str::from_utf8(after).ok()?;
         let mut texts = [""; 4];
         for (place, text) in texts.iter_mut().enumerate() {
@@ -243,6 +296,7 @@ impl<'a> Frame<'a> {
             id,
             texts,
             pin,
+            standing,
         })
     }
 
@@ -278,13 +332,9 @@ impl<'a> Frame<'a> {
         })
     }
 
-    fn standing(&self) -> Option<Cutoff> {
-        self.has(STANDING).then(|| cutoff(self.part(2)))
-    }
-
     /// The rule's span; None if it is gone.
     pub(super) fn span(&self) -> Option<Span> {
-        both(self.ending(), self.standing())
+        span(self.ending(), &self.standing, self.pin.is_some())
     }
 
     /// The rule as requests see it; None if it is gone.
@@ -307,7 +357,7 @@ impl<'a> Frame<'a> {
             issuer: issuer.into(),
             value: self.has(VALUE).then(|| value.into()),
             ending: self.ending(),
-            standing: self.standing(),
+            standing: self.standing.clone(),
             pinned: self.pin.map(|(pin, session_id)| Pinned {
                 pin,
                 session_id: session_id.into(),
@@ -325,6 +375,33 @@ impl<'a> Frame<'a> {
         into[start + 8] |= FIRST;
         seal(&mut into[start..]);
     }
+}
+
+/// The lift, and `count` orders in the one form in which they are written.
+fn read_standing(count: u32, bytes: &[u8]) -> Option<(Standing, &[u8])> {
+    let count = usize::try_from(count)
+        .ok()
+        .filter(|count| *count <= ORDERS_MAX)?;
+    let (lifted, bytes) = bytes.split_first_chunk::<LIFTED>()?;
+    let (orders, rest) = bytes.split_at_checked(count * ORDER)?;
+    let orders: Vec<_> = orders
+        .as_chunks::<ORDER>()
+        .0
+        .iter()
+        .map(|order| {
+            let (at, set) = order.split_at(4);
+            let at = at.try_into().map_or(0, u32::from_le_bytes);
+            let set = set.try_into().map_or(0, u64::from_le_bytes);
+            (cutoff(at), SetAt::from_micros(set))
+        })
+        .collect();
+    let lifted = match u64::from_le_bytes(*lifted) {
+        0 => None,
+        micros => Some(SetAt::from_micros(micros)),
+    };
+    let standing = Standing::new(lifted, orders.iter().copied());
+    let is_written_so = standing.orders() == orders && standing != Standing::default();
+    is_written_so.then_some((standing, rest))
 }
 
 #[cfg(test)]
@@ -345,11 +422,15 @@ pub(super) mod tests {
             prop::option::of(".{0,9}"),
             ".{0,9}",
         );
+        let standing = (
+            prop::option::of(1..50_u64),
+            prop::collection::vec((instant(), 1..99_u64), 0..4),
+        );
         (
             0..keys,
             0..7_usize,
             ending,
-            prop::option::of(instant()),
+            standing,
             texts,
             any::<u64>(),
             (any::<u64>(), 0..9_u128, ".{0,9}"),
@@ -366,8 +447,13 @@ pub(super) mod tests {
                 )| {
                     let kind = Kind::ALL[kind];
                     let is_pin = kind == Kind::Pin;
-                    let standing = if is_pin { Some(u32::MAX) } else { standing };
-                    let ending = ending.or(standing.is_none().then_some((7, 8)));
+                    let (lifted, orders) = standing;
+                    let orders = orders.into_iter().filter(|_| !is_pin);
+                    let standing = Standing::new(
+                        lifted.filter(|_| !is_pin).map(SetAt::from_micros),
+                        orders.map(|(at, set)| (cutoff(at), SetAt::from_micros(set))),
+                    );
+                    let ending = ending.or(standing.cutoff().is_none().then_some((7, 8)));
                     let ending = ending.filter(|_| !is_pin);
                     Record {
                         id: RuleId {
@@ -381,7 +467,7 @@ pub(super) mod tests {
                             cutoff: cutoff(from),
                             until: until(to),
                         }),
-                        standing: standing.map(cutoff),
+                        standing,
                         pinned: is_pin.then(|| Pinned {
                             pin: Pin {
                                 set: SetAt::from_micros(set),
@@ -434,13 +520,13 @@ pub(super) mod tests {
                 let length = u32::try_from(bytes.len()).unwrap();
                 bytes[4..8].copy_from_slice(&length.to_le_bytes());
                 bytes[10..12].fill(0);
-                bytes[8] &= FLAGS & !PIN;
+                bytes[8] &= FLAGS & !PIN & !STANDING;
                 bytes[9] %= 8;
-                bytes[48..56].fill(0);
+                bytes[44..56].fill(0);
                 bytes[48] = u8::try_from(bytes.len() - FIXED).unwrap();
                 bytes[FIXED..].fill(b'x');
                 seal(&mut bytes);
-                let is_gone = bytes[8] & (ENDING | STANDING) == 0;
+                let is_gone = bytes[8] & ENDING == 0;
                 let is_kind = bytes[9] < 6 || bytes[9] == 6 && is_gone;
                 prop_assert_eq!(Frame::read(&bytes).is_ok(), is_kind);
             }
@@ -463,9 +549,8 @@ pub(super) mod tests {
         assert_eq!((frame.span(), frame.record()), (None, None));
     }
 
-    #[test]
-    fn a_pin_is_whole_or_no_record() {
-        let record = Record {
+    fn pin_of_alice() -> Record {
+        Record {
             id: RuleId {
                 fingerprint: Fingerprint::from_bits(5),
                 kind: Kind::Pin,
@@ -473,7 +558,7 @@ pub(super) mod tests {
             issuer: "i".into(),
             value: Some("alice".into()),
             ending: None,
-            standing: Some(Cutoff::ALWAYS),
+            standing: Standing::default(),
             pinned: Some(Pinned {
                 pin: Pin {
                     set: SetAt::from_micros(7),
@@ -484,7 +569,12 @@ pub(super) mod tests {
             reason: None,
             by: "ops".into(),
             at: UnixSeconds(9),
-        };
+        }
+    }
+
+    #[test]
+    fn a_pin_is_whole_or_no_record() {
+        let record = pin_of_alice();
         let mut good = vec![];
         encode(&mut good, &record, true);
         assert_eq!(Frame::read(&good).unwrap().record(), Some(record));
@@ -492,7 +582,7 @@ pub(super) mod tests {
         let changed: [(usize, u8); 5] = [
             (9, user),
             (8, good[8] & !PIN),
-            (8, good[8] & !STANDING),
+            (8, good[8] | STANDING),
             (8, good[8] | ENDING),
             // The length of the sid.
             (FIXED + 24, 3),
@@ -504,6 +594,55 @@ pub(super) mod tests {
             seal(&mut bad);
             assert_eq!(Frame::read(&bad).err(), Some(Flaw::Bad), "{at}");
         }
+    }
+
+    #[test]
+    fn standing_orders_have_one_form_and_a_bare_lift_an_end() {
+        let (early, late) = (SetAt::from_micros(5), SetAt::from_micros(6));
+        let mut record = pin_of_alice();
+        record.id.kind = Kind::User;
+        record.pinned = None;
+        let bytes_of = |record: &Record| {
+            let mut bytes = vec![];
+            encode(&mut bytes, record, true);
+            bytes
+        };
+        let two = [(Cutoff::ALWAYS, early), (cutoff(9), late)];
+        record.standing = Standing::new(Some(SetAt::from_micros(4)), two);
+        let good = bytes_of(&record);
+        assert_eq!(Frame::read(&good).unwrap().record(), Some(record.clone()));
+        let orders = FIXED + LIFTED;
+        for (at, byte) in [
+            // More orders than there are, and fewer.
+            (44, 3),
+            (44, 1),
+            // The first one is no longer earlier than the second.
+            (orders + 4, 6),
+            // It was lifted already.
+            (FIXED, 5),
+            // The wider one comes first.
+            (orders, 1),
+        ] {
+            let mut bad = good.clone();
+            assert_ne!(bad[at], byte);
+            bad[at] = byte;
+            if at == orders {
+                bad[at..at + 4].copy_from_slice(&[1, 0, 0, 0]);
+            }
+            seal(&mut bad);
+            assert_eq!(Frame::read(&bad).err(), Some(Flaw::Bad), "{at}");
+        }
+
+        record.standing.lift();
+        record.ending = Some(Span {
+            cutoff: Cutoff::NEVER,
+            until: until(9),
+        });
+        let mut lift = bytes_of(&record);
+        assert_eq!(Frame::read(&lift).unwrap().record(), Some(record));
+        lift[8] &= !ENDING;
+        seal(&mut lift);
+        assert_eq!(Frame::read(&lift).err(), Some(Flaw::Bad));
     }
 
     #[test]
@@ -525,7 +664,10 @@ pub(super) mod tests {
                 cutoff: cutoff(1),
                 until: until(2),
             }),
-            standing: Some(Cutoff::ALWAYS),
+            standing: Standing::new(
+                Some(SetAt::from_micros(4)),
+                [(Cutoff::ALWAYS, SetAt::from_micros(5))],
+            ),
             pinned: None,
             reason: None,
             by: "b".into(),
@@ -539,8 +681,9 @@ pub(super) mod tests {
         }
         assert_eq!(
             hex,
-            "3b0000000f020000ab0000000000000000000000000000000300000000000000\
-             0100000002000000ffffffff0100010000000100697662"
+            "4f0000000f020000ab0000000000000000000000000000000300000000000000\
+             01000000020000000100000001000100000001000400000000000000ffffffff\
+             0500000000000000697662"
         );
     }
 }

@@ -17,11 +17,12 @@ use super::super::order::{IdentifiedToken, IdentifyFault, IssuerLife, Tokens};
 use super::super::record::{Origin, Outcome, Way};
 use super::super::records::{Records, Staged};
 use super::super::service::{Parts, Revocations, revocations};
+use super::super::standing::Standing;
 use super::super::writer::{Query, RevokeError};
 use super::record::tests::any_record;
 use super::*;
 use crate::base::clock::{Clock, ClockHand};
-use crate::denylist::{self, Fingerprint, Fingerprinter, Kind};
+use crate::denylist::{self, Fingerprint, Fingerprinter, Kind, SetAt};
 
 const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
 
@@ -250,7 +251,7 @@ fn user(number: u128) -> Record {
             cutoff: Cutoff::at(NOW),
             until: Until::at(NOW),
         }),
-        standing: None,
+        standing: Standing::default(),
         pinned: None,
         reason: None,
         by: "ops".into(),
@@ -349,11 +350,11 @@ fn only_a_log_is_opened() {
         OpenError::Damaged { offset: 0, .. }
     ));
     let mut newer = good[..36].to_vec();
-    newer[16] = 3;
+    newer[16] = 4;
     newer.extend_from_slice(&crc32c::crc32c(&newer).to_le_bytes());
     assert!(matches!(
         refused(&newer),
-        OpenError::Version { version: 3, .. }
+        OpenError::Version { version: 4, .. }
     ));
     std::fs::write(&path, good).unwrap();
     assert_eq!(Bare::open(&path).unwrap().log.salt(), &[1; 16]);
@@ -387,7 +388,7 @@ fn what_was_over_is_not_read_again() {
     let (_folder, path) = folder();
     let mut bare = Bare::open(&path).unwrap();
     let mut blocked = user(2);
-    blocked.standing = Some(Cutoff::ALWAYS);
+    blocked.standing = Standing::new(None, [(Cutoff::ALWAYS, SetAt::from_micros(1))]);
     bare.write(&[Ok(user(1)), Ok(blocked.clone())]).unwrap();
     drop(bare);
     let last = NOW.plus(KEPT_LONGER);
