@@ -291,7 +291,7 @@ fn start_denylist(
     let mut salt = [0; 16];
     let log = if let Some(path) = &settings.path {
         let sync_seconds = metrics.denylist_sync_seconds.clone();
-        let log = Log::open(path, &mut index_writer, clock.now(), sync_seconds)?;
+        let log = Log::open(path, None, &mut index_writer, clock.now(), sync_seconds)?;
         salt = *log.salt();
         Some(log)
     } else {
@@ -312,6 +312,7 @@ fn start_denylist(
             .map(|member| IssuerLife::from(&member.issuer.rules))
             .collect(),
         fleet: None,
+        ways: None,
         tokens: Arc::new(KnownTokens {
             members: Arc::clone(members),
             fingerprinter,

@@ -157,6 +157,12 @@ impl Index {
         }
     }
 
+    /// How many rules there are of all kinds.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        Kind::ALL.iter().map(|&kind| self.entries(kind)).sum()
+    }
+
     /// Memory of the tables, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -245,7 +251,7 @@ impl IndexWriter {
     /// How many rules there are.
     #[must_use]
     pub fn entries(&self) -> usize {
-        Kind::ALL.iter().map(|&kind| self.index.entries(kind)).sum()
+        self.index.total()
     }
 
     /// The most there may be.

@@ -153,6 +153,7 @@ fn denylist_for(entries_max: usize, clock: Clock) -> (Revocations, Writer) {
     revocations(Parts {
         index,
         fleet: None,
+        ways: None,
         log: None,
         fingerprinter: Fingerprinter::new(&[1; 16]),
         issuers: [IssuerLife {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::log::{Log, LogView};
 use super::order::{IdentifiedToken, IdentifyFault, Issuers, Order, Tokens};
 use super::record::{Origin, Record, RuleId};
-use super::relay::Fleet;
+use super::relay::{Fleet, Ways};
 use super::request::{self, Context, Faults};
 use super::writer::{
     Change, INBOX, LiftError, Lifted, Message, Page, Query, ReadError, RevokeError, Stopped,
@@ -33,6 +33,8 @@ pub struct Parts {
     pub tokens: Arc<dyn Tokens>,
     /// The fleet that it belongs to. None: it stands alone.
     pub fleet: Option<Fleet>,
+    /// The way to it, made together with it.
+    pub ways: Option<Ways>,
     /// The time.
     pub clock: Clock,
 }
@@ -88,7 +90,7 @@ pub fn revocations(parts: Parts) -> (Revocations, Writer) {
         parts.fingerprinter,
         parts.clock,
         inbox,
-        None,
+        parts.ways,
     );
     (revocations, writer)
 }
@@ -274,6 +276,7 @@ mod tests {
             .collect(),
             tokens: Arc::new(NoTokens),
             fleet: None,
+            ways: None,
             clock,
         });
         let shutdown = CancellationToken::new();

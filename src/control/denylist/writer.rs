@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::log::{Adoption, CommitError, Edition, Log, Unreadable};
 use super::order::Order;
-use super::outbox::Outbox;
 use super::record::{Origin, Outcome, Record, RuleId};
 use super::records::{Group, Records, Staged};
+use super::relay::Ways;
 use super::standing::Standing;
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::denylist::{
@@ -169,6 +169,11 @@ pub(super) enum Message {
         id: RuleId,
         answer: oneshot::Sender<Result<Option<Record>, Unreadable>>,
     },
+    /// Also one that was lifted.
+    Recall {
+        id: RuleId,
+        answer: oneshot::Sender<Result<Option<Record>, Unreadable>>,
+    },
     List {
         query: Query,
         answer: oneshot::Sender<Result<Page, Unreadable>>,
@@ -268,8 +273,8 @@ pub struct Writer {
     fingerprinter: Fingerprinter,
     clock: Clock,
     inbox: mpsc::Receiver<Message>,
-    /// Own changes for the fleet. None: this gateway stands alone.
-    outbox: Option<Outbox>,
+    /// None: this gateway stands alone.
+    fleet: Option<Ways>,
     /// Cancelled when nothing can be acknowledged any more.
     failed: CancellationToken,
     waiting: VecDeque<Change>,
@@ -311,7 +316,7 @@ impl Writer {
         fingerprinter: Fingerprinter,
         clock: Clock,
         inbox: mpsc::Receiver<Message>,
-        outbox: Option<Outbox>,
+        fleet: Option<Ways>,
     ) -> Self {
         Self {
             index,
@@ -319,7 +324,7 @@ impl Writer {
             fingerprinter,
             clock,
             inbox,
-            outbox,
+            fleet,
             failed: CancellationToken::new(),
             waiting: VecDeque::new(),
             busy: Busy::Idle,
@@ -328,6 +333,12 @@ impl Writer {
             sequence: 0,
             swept_all_at: None,
         }
+    }
+
+    /// Goes on where another one ended.
+    #[cfg(test)]
+    pub(super) fn remember(&mut self, records: Records) {
+        self.records = records;
     }
 
     /// Cancelled when the log has failed: nothing is acknowledged any more, and the gateway should end.
@@ -347,14 +358,18 @@ impl Writer {
             if !open && !busy && self.waiting.is_empty() {
                 return;
             }
-            let crowded = self.outbox.as_ref().is_some_and(Outbox::is_crowded);
+            let crowded = self
+                .fleet
+                .as_ref()
+                .is_some_and(|ways| ways.outbox.is_crowded());
+            let has_room = self.waiting.len() < WAITING_MAX;
             let event = tokio::select! {
                 () = shutdown.cancelled(), if !closing => Event::Shutdown,
                 _ = steps.tick() => Event::Tick,
                 event = done(&mut self.busy), if busy => event,
                 edition = self.records.rewritten() => Event::Rewritten(edition),
-                () = room(self.outbox.as_ref()), if crowded => Event::Room,
-                message = self.inbox.recv(), if open && !crowded && self.waiting.len() < WAITING_MAX => Event::Asked(message),
+                event = from_fleet(self.fleet.as_mut(), crowded), if has_room => event,
+                message = self.inbox.recv(), if open && !crowded && has_room => Event::Asked(message),
             };
             match event {
                 Event::Shutdown => {
@@ -397,6 +412,9 @@ impl Writer {
             Message::Read { id, answer } => {
                 let record = self.records.get(id);
                 let _ = answer.send(record.map(|record| record.filter(|it| !it.is_lifted())));
+            }
+            Message::Recall { id, answer } => {
+                let _ = answer.send(self.records.get(id));
             }
             Message::List { query, answer } => {
                 if let Some(ids) = self.ids_named(&query) {
@@ -684,7 +702,7 @@ impl Writer {
         }
         let now = self.clock.now();
         // Alone nobody brings it back.
-        let kept = if self.outbox.is_some() {
+        let kept = if self.fleet.is_some() {
             LIFT_KEPT
         } else {
             Duration::ZERO
@@ -764,8 +782,8 @@ impl Writer {
                 }
             }
         }
-        if let Some(outbox) = &self.outbox {
-            outbox.put(sequence, for_others);
+        if let Some(ways) = &self.fleet {
+            ways.outbox.put(sequence, for_others);
         }
     }
 
@@ -858,11 +876,15 @@ async fn done(busy: &mut Busy) -> Event {
     }
 }
 
-/// Waits for room in the outbox.
-async fn room(outbox: Option<&Outbox>) {
-    match outbox {
-        None => std::future::pending().await,
-        Some(outbox) => outbox.room().await,
+/// Waits for the relay's next question, or for room in the outbox.
+async fn from_fleet(ways: Option<&mut Ways>, crowded: bool) -> Event {
+    let Some(ways) = ways else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        () = ways.outbox.room(), if crowded => Event::Room,
+        Some(message) = ways.inbox.recv() => Event::Asked(Some(message)),
+        else => std::future::pending().await,
     }
 }
 

@@ -77,6 +77,20 @@ pub enum OpenError {
         /// Where the first bad record begins.
         offset: u64,
     },
+    /// Rules that the fleet could not recognise.
+    #[error(
+        "{} holds {rules} revocations of tokens without jti that were made while this gateway stood alone, and which the fleet could not \
+         recognise; the last of them is over at {until} (seconds since 1970). Start with denylist.redis after that, or move the file away",
+        path.display()
+    )]
+    Nameless {
+        /// Which file.
+        path: PathBuf,
+        /// How many.
+        rules: usize,
+        /// When the last one is over, in seconds since 1970.
+        until: u64,
+    },
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -142,16 +156,21 @@ pub(super) fn publish_draft(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The log at `path` and the salt in its header; a new one if there is none.
-pub(super) fn open(path: &Path) -> Result<(Arc<File>, [u8; 16]), OpenError> {
+/// The log at `path` and the salt in its header; a new one, with the salt that is wanted, if there is none.
+pub(super) fn open(
+    path: &Path,
+    wanted: Option<[u8; 16]>,
+) -> Result<(Arc<File>, [u8; 16]), OpenError> {
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => {
             let salt = read_header(&file, path)?;
             Ok((Arc::new(file), salt))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut salt = [0; 16];
-            getrandom::fill(&mut salt).map_err(OpenError::Random)?;
+            let mut salt = wanted.unwrap_or_default();
+            if wanted.is_none() {
+                getrandom::fill(&mut salt).map_err(OpenError::Random)?;
+            }
             let create = || {
                 let file = create_draft(path)?;
                 file.write_all_at(&header(salt), 0)?;

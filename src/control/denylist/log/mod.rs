@@ -11,6 +11,7 @@ mod file;
 pub(crate) mod law;
 mod places;
 mod record;
+mod rekey;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ use self::committer::{Committer, Disk};
 use self::compact::{Rewritten, rewrite};
 use self::file::{HEADER_BYTES, draft_path, fault, is_torn, lock, record_at, scan};
 use self::places::{Key, Places};
+use self::rekey::rekey;
 use super::record::{Record, RuleId};
 use super::writer::KEPT_LONGER;
 use crate::base::clock::UnixSeconds;
@@ -37,7 +39,7 @@ use crate::denylist::{Cutoff, IndexWriter, Kind, Rule, SHARDS, Span, Until, shar
 
 pub use self::committer::{CommitError, LogView};
 pub use self::file::OpenError;
-pub(super) use self::record::{encode, encode_gone};
+pub(super) use self::record::{decode, encode, encode_gone};
 
 /// A log shorter than this is not rewritten: its scan takes no time.
 const COMPACT_FROM: u64 = 8 * 1024 * 1024;
@@ -98,20 +100,22 @@ pub(super) struct Edition {
 
 impl Log {
     /// Opens the log or makes one, and puts its rules into the index, except those that a running gateway would have
-    /// forgotten at `now`.
+    /// forgotten at `now`. `salt`: that of the fleet; None: the log's own.
     pub fn open(
         path: &Path,
+        salt: Option<[u8; 16]>,
         index: &mut IndexWriter,
         now: UnixSeconds,
         sync_seconds: Histogram,
     ) -> Result<Self, OpenError> {
-        Self::open_on(path, index, now.minus(KEPT_LONGER), sync_seconds, |file| {
+        let now = now.minus(KEPT_LONGER);
+        Self::open_on((path, salt), index, now, sync_seconds, |file| {
             Box::new(Arc::clone(file))
         })
     }
 
     fn open_on(
-        path: &Path,
+        (path, wanted): (&Path, Option<[u8; 16]>),
         index: &mut IndexWriter,
         now: UnixSeconds,
         sync_seconds: Histogram,
@@ -120,7 +124,13 @@ impl Log {
         let lock = lock(path)?;
         // What an unfinished rewrite left; most often nothing.
         let _ = std::fs::remove_file(draft_path(path));
-        let (file, salt) = file::open(path)?;
+        let (mut file, mut salt) = file::open(path, wanted)?;
+        if let Some(wanted) = wanted
+            && wanted != salt
+        {
+            file = rekey(path, &file, (salt, wanted), now)?;
+            salt = wanted;
+        }
         let length = file.metadata().map_err(fault(path, "read"))?.len();
         let mut places = Places::new();
         let (end, records) =

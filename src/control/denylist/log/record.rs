@@ -115,6 +115,17 @@ struct Head {
     at: UnixSeconds,
 }
 
+/// The records that `bytes` are made of: at least one, each of a rule that is there, and nothing else.
+pub(in super::super) fn decode(mut bytes: &[u8]) -> Option<Vec<Record>> {
+    let mut records = vec![];
+    while !bytes.is_empty() {
+        let frame = Frame::read(bytes).ok()?;
+        records.push(frame.record()?);
+        bytes = &bytes[frame.len()..];
+    }
+    (!records.is_empty()).then_some(records)
+}
+
 fn write(
     into: &mut Vec<u8>,
     head: &Head,

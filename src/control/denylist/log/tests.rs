@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::super::order::{IdentifiedToken, IdentifyFault, IssuerLife, Tokens};
-use super::super::record::{Origin, Outcome, Way};
+use super::super::record::{Origin, Outcome, Pinned, Way};
 use super::super::records::{Records, Staged};
 use super::super::service::{Parts, Revocations, revocations};
 use super::super::standing::Standing;
@@ -22,7 +22,7 @@ use super::super::writer::{Query, RevokeError};
 use super::record::tests::any_record;
 use super::*;
 use crate::base::clock::{Clock, ClockHand};
-use crate::denylist::{self, Fingerprint, Fingerprinter, Kind, SetAt};
+use crate::denylist::{self, Fingerprint, Fingerprinter, Kind, Pin, SetAt};
 
 const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
 
@@ -52,7 +52,7 @@ impl Bare {
     /// Opens at an instant at which nothing is over.
     fn open(path: &Path) -> Result<Self, OpenError> {
         let (_, mut index) = denylist::index(ENTRIES_MAX);
-        let log = Log::open(path, &mut index, UnixSeconds(0), histogram())?;
+        let log = Log::open(path, None, &mut index, UnixSeconds(0), histogram())?;
         Ok(Self { index, log })
     }
 
@@ -376,6 +376,78 @@ fn one_process_has_it_and_nobody_else_reads_it() {
 }
 
 #[test]
+fn a_gateway_that_joins_a_fleet_brings_its_rules() {
+    let (_folder, path) = folder();
+    let lone = Fingerprinter::new(Bare::open(&path).unwrap().log.salt());
+    let fleet = Fingerprinter::new(&[7; 16]);
+    let named = |make: &Fingerprinter, kind, value: &str| {
+        let mut record = user(0);
+        record.id.kind = kind;
+        record.id.fingerprint = make.of(kind, &record.issuer, value);
+        record.value = (kind != Kind::Issuer).then(|| value.into());
+        if kind == Kind::Pin {
+            record.ending = None;
+            record.pinned = Some(Pinned {
+                pin: Pin {
+                    set: SetAt::from_micros(5),
+                    session: make.of(Kind::Session, &record.issuer, "s1"),
+                },
+                session_id: "s1".into(),
+            });
+        }
+        record
+    };
+    let kinds = Kind::ALL.map(|kind| (kind, if kind == Kind::Issuer { "" } else { "x" }));
+    let rules = |make| kinds.map(|(kind, value)| named(make, kind, value));
+    let mut over = named(&lone, Kind::User, "over");
+    over.ending = Some(Span {
+        cutoff: Cutoff::ALWAYS,
+        until: Until::at(UnixSeconds(5)),
+    });
+    let changes: Vec<Change> = rules(&lone).into_iter().chain([over]).map(Ok).collect();
+    Bare::open(&path).unwrap().write(&changes).unwrap();
+
+    let open = || {
+        let (_, mut index) = denylist::index(100);
+        let now = UnixSeconds(1_000);
+        let log = Log::open(&path, Some([7; 16]), &mut index, now, histogram());
+        log.map(|log| (log, index))
+    };
+    for _ in 0..2 {
+        let (log, index) = open().unwrap();
+        assert_eq!(log.salt(), &[7; 16]);
+        assert_eq!(index.entries(), kinds.len());
+        for record in rules(&fleet) {
+            assert_eq!(log.get(record.id), Ok(Some(record.clone())));
+            let rule = index.index().rule(record.id.kind, record.id.fingerprint);
+            assert_eq!(rule, Some(record.rule()));
+        }
+    }
+}
+
+#[test]
+fn what_a_fleet_could_not_recognise_keeps_a_log_out_of_it() {
+    let (_folder, path) = folder();
+    let mut nameless = user(0);
+    nameless.id.kind = Kind::Token;
+    nameless.value = Some(format!("{:032x}", nameless.id.fingerprint.bits()).into());
+    Bare::open(&path).unwrap().write(&[Ok(nameless)]).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let (_, mut index) = denylist::index(100);
+    let mut open = |now| Log::open(&path, Some([7; 16]), &mut index, now, histogram());
+    let error = open(UnixSeconds(1)).err().expect("it would be lost");
+    assert!(
+        matches!(error, OpenError::Nameless { rules: 1, .. }),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), before, "nothing was changed");
+    assert!(!draft_path(&path).exists());
+    // Once it is over it is in nobody's way.
+    let log = open(NOW.plus(2 * KEPT_LONGER)).expect("it is over");
+    assert_eq!(log.salt(), &[7; 16]);
+}
+
+#[test]
 fn every_new_log_has_another_salt() {
     let (_folder, path) = folder();
     let (_other, elsewhere) = folder();
@@ -394,7 +466,7 @@ fn what_was_over_is_not_read_again() {
     let last = NOW.plus(KEPT_LONGER);
     for (now, expected) in [(last, 2), (last.plus(Duration::from_secs(1)), 1)] {
         let (_, mut index) = denylist::index(1);
-        let log = Log::open(&path, &mut index, now, histogram()).unwrap();
+        let log = Log::open(&path, None, &mut index, now, histogram()).unwrap();
         assert_eq!(index.entries(), expected, "the bound is for new rules");
         assert_eq!(log.places.len(), expected);
         assert_eq!(log.get(blocked.id), Ok(Some(blocked.clone())));
@@ -528,7 +600,7 @@ fn on_bad_disk(path: &Path) -> (Bare, Arc<Mood>) {
             mood: Arc::clone(&mood),
         })
     };
-    let log = Log::open_on(path, &mut index, UnixSeconds(0), histogram(), disk).unwrap();
+    let log = Log::open_on((path, None), &mut index, UnixSeconds(0), histogram(), disk).unwrap();
     (Bare { index, log }, mood)
 }
 
@@ -625,6 +697,7 @@ impl Running {
             .into_iter()
             .collect(),
             fleet: None,
+            ways: None,
             tokens: Arc::new(NoTokens),
             clock,
         });

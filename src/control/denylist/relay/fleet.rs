@@ -99,7 +99,7 @@ pub struct View {
     pub clock_offset_ms: i64,
     /// Entries that were not ours to read: a wrong seal, or no entry at all.
     pub refused_entries: u64,
-    /// Rules of others for which there was no room.
+    /// How often there was no room for rules of others.
     pub refused_rules: u64,
 }
 
@@ -157,6 +157,11 @@ pub(in crate::control) fn fleet(name: Box<str>, max_staleness: Duration) -> (Fle
 }
 
 impl FleetHand {
+    /// This gateway's name.
+    pub(in crate::control) fn name(&self) -> Box<str> {
+        self.shared.name.clone()
+    }
+
     /// Shows the relay as it is now.
     pub(in crate::control) fn show(&self, view: View) {
         self.shared.view.store(Arc::new(view));
