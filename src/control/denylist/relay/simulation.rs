@@ -26,12 +26,12 @@ use crate::control::denylist::writer::{Change, Query, Writer};
 use crate::denylist::{self, Fingerprinter, Kind, TokenKeys};
 use crate::token::Claims;
 
-const STALENESS: Duration = Duration::from_secs(30);
+const STALENESS: Duration = Duration::from_secs(12);
 const STEP: Duration = Duration::from_millis(100);
 const START: UnixSeconds = UnixSeconds(1_800_000_000);
 const SECRET: &[u8] = b"a secret of at least 32 bytes ...";
 /// A gateway that is there again for so long has said what it knows.
-const HEARD_AFTER: Duration = Duration::from_secs(7);
+const HEARD_AFTER: Duration = Duration::from_secs(4);
 
 /// `SplitMix64`: small, and the same everywhere.
 struct Chance(u64);
@@ -695,7 +695,7 @@ impl Story {
         gateway.crash();
         self.pending.retain(|pending| pending.by != gateway.name);
         if gateway.has_disk {
-            let away = Duration::from_millis(self.chance.below(15_000));
+            let away = Duration::from_millis(self.chance.below(6_000));
             self.down
                 .push((gateway.name, Instant::now() + away, records));
         }
@@ -727,7 +727,7 @@ impl Story {
 
     fn cut(&mut self) {
         let at = self.any();
-        let span = Duration::from_millis(self.chance.below(12_000));
+        let span = Duration::from_millis(self.chance.below(5_000));
         let gateway = &mut self.gateways[at];
         gateway.cut_until = Some(Instant::now() + span);
         let mut server = self.redis.server.lock().unwrap();
@@ -799,7 +799,7 @@ impl Story {
             if self.chance.one_in(8) {
                 self.revoke().await;
             }
-            if self.chance.one_in(60) {
+            if self.chance.one_in(30) {
                 let (at, is_blocked) = (self.any(), self.chance.one_in(2));
                 let client = format!("client-{}", self.chance.below(3));
                 self.gateways[at].block(&client, is_blocked).await;
@@ -809,17 +809,17 @@ impl Story {
                 server.replica = server.data.clone();
             }
             // Nothing goes wrong before anybody is in sync.
-            if step > 400 {
-                if self.chance.one_in(80) {
+            if step > 160 {
+                if self.chance.one_in(40) {
                     self.cut();
                 }
-                if self.chance.one_in(200) {
+                if self.chance.one_in(90) {
                     self.crash().await;
                 }
-                if self.chance.one_in(250) {
+                if self.chance.one_in(100) {
                     self.accident();
                 }
-                if self.gateways.len() < 6 && self.chance.one_in(200) {
+                if self.gateways.len() < 6 && self.chance.one_in(90) {
                     self.join();
                 }
             }
@@ -832,7 +832,7 @@ impl Story {
     async fn end(mut self, seed: u64) {
         self.heal(true);
         self.redis.server.lock().unwrap().is_at_peace = true;
-        for _ in 0..400 {
+        for _ in 0..250 {
             sleep(STEP).await;
             self.set_clocks();
             self.collect_acknowledgements();
@@ -904,7 +904,7 @@ fn run(seed: u64) {
         .unwrap();
     runtime.block_on(async {
         let mut story = Story::new(seed);
-        let told = timeout(Duration::from_hours(1), story.tell(seed, 1000)).await;
+        let told = timeout(Duration::from_hours(1), story.tell(seed, 600)).await;
         assert!(told.is_ok(), "seed {seed} hangs");
         story.end(seed).await;
     });
