@@ -21,7 +21,8 @@ pub use log::{CommitError, Log, LogView, OpenError, Unreadable};
 pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Spared, Tokens};
 pub use record::{Origin, Outcome, Pinned, Record, RuleId, Way};
 pub use relay::{
-    Carrier, Entry, EntryId, Fleet, Link, LinkFault, Member, RelayState, Relayed, Run, Sight, View,
+    Carrier, Entry, EntryId, Fleet, Link, LinkFault, Member, RedisCarrier, RedisLink, RelayState,
+    Relayed, Run, Sight, View,
 };
 pub use request::{Fault, Faults};
 pub use service::{Parts, Revocations, revocations};

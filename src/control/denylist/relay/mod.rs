@@ -2,6 +2,8 @@
 
 mod fleet;
 mod link;
+mod redis;
 
 pub use fleet::{Fleet, Member, RelayState, Relayed, View};
 pub use link::{Carrier, Entry, EntryId, Link, LinkFault, Run, Sight};
+pub use redis::{RedisCarrier, RedisLink};
