@@ -101,10 +101,7 @@ impl Redis {
                 ("--save", ""),
                 ("--appendfsync", "always"),
                 ("--dir", folder.path().to_str().expect("UTF-8")),
-                (
-                    "--unixsocket",
-                    socket.to_str().expect("UTF-8"),
-                ),
+                ("--unixsocket", socket.to_str().expect("UTF-8")),
                 ("--repl-diskless-sync-delay", "0"),
                 ("--repl-ping-replica-period", "1"),
             ];
