@@ -112,16 +112,11 @@ impl Carrier for RedisCarrier {
 }
 
 impl RedisLink {
-    /// Takes the connection out. It comes back (`keep`) after a good answer alone, so it is closed by every fault, and when somebody drops the
+    /// Takes the connection out. It is put back after a good answer alone, so it is closed by every fault, and when somebody drops the
     /// question half way: an answer that comes later must not be taken for that of the next question.
     fn take(&mut self) -> Result<Wire, LinkFault> {
         let closed = || LinkFault::Away("the link is closed".into());
         self.wire.take().ok_or_else(closed)
-    }
-
-    fn keep<T>(&mut self, wire: Wire, answer: T) -> Result<T, LinkFault> {
-        self.wire = Some(wire);
-        Ok(answer)
     }
 
     /// One command whose answer says nothing but that it was done.
@@ -129,7 +124,8 @@ impl RedisLink {
         let mut wire = self.take()?;
         let limit = self.options.command_timeout;
         wire.one(command, ANSWER_BYTES_MAX, limit).await?;
-        self.keep(wire, ())
+        self.wire = Some(wire);
+        Ok(())
     }
 
     /// What stands at the end of each look: the epoch, the clock, and who the server is now. A primary that was demoted, or a replica that was
@@ -154,7 +150,8 @@ impl Link for RedisLink {
         let [stream, epoch, time, info] = answers;
         let last = reply::last_generated(stream)?;
         let sight = reply::sight(&self.run_id, last, epoch, time, info)?;
-        self.keep(wire, sight)
+        self.wire = Some(wire);
+        Ok(sight)
     }
 
     async fn found(&mut self, epoch: &str) -> Result<(), LinkFault> {
@@ -190,7 +187,9 @@ impl Link for RedisLink {
             enough(answers.pop().and_then(reply::number), replicas)?;
         }
         let last = answers.pop().and_then(reply::id);
-        self.keep(wire, last.ok_or_else(|| reply::odd("XADD"))?)
+        let last = last.ok_or_else(|| reply::odd("XADD"))?;
+        self.wire = Some(wire);
+        Ok(last)
     }
 
     async fn read(
@@ -219,7 +218,8 @@ impl Link for RedisLink {
         // Back to what was asked, step by step.
         let more = count.saturating_mul(2);
         self.width.fetch_max(more, Ordering::Relaxed);
-        self.keep(wire, entries)
+        self.wire = Some(wire);
+        Ok(entries)
     }
 
     async fn trim(&mut self, before: EntryId) -> Result<(), LinkFault> {
@@ -261,7 +261,8 @@ impl Link for RedisLink {
         set?;
         let last = reply::tip(groups?, TIP).ok_or_else(|| reply::odd("XINFO GROUPS"))?;
         let sight = reply::sight(&self.run_id, last, epoch, time, info)?;
-        self.keep(wire, sight)
+        self.wire = Some(wire);
+        Ok(sight)
     }
 
     async fn members(&mut self) -> Result<Vec<(Box<str>, Bytes)>, LinkFault> {
@@ -270,7 +271,9 @@ impl Link for RedisLink {
         all.arg(&*self.keys.members);
         let limit = self.options.command_timeout;
         let answer = wire.one(&all, MEMBERS_BYTES_MAX, limit).await?;
-        self.keep(wire, reply::members(answer)?)
+        let members = reply::members(answer)?;
+        self.wire = Some(wire);
+        Ok(members)
     }
 
     async fn forget(&mut self, member: &str) -> Result<(), LinkFault> {
