@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::time::Duration;
 
 use http::{HeaderName, Method};
 
@@ -23,6 +24,8 @@ pub struct Outline {
     routes: Vec<Pattern>,
     /// Identity headers, which clients cannot write.
     protected: Vec<HeaderName>,
+    /// How old the knowledge of the fleet's revocations may be; none without a fleet.
+    max_staleness: Option<Duration>,
 }
 
 /// What a route matches.
@@ -112,6 +115,11 @@ impl Outline {
                 })
                 .collect(),
             protected: headers.collect(),
+            max_staleness: settings
+                .denylist
+                .redis
+                .as_ref()
+                .map(|_| settings.denylist.max_staleness),
         }
     }
 
@@ -128,6 +136,12 @@ impl Outline {
                 is_weaker: true,
             })
             .collect();
+        let fleet = fleet(old.max_staleness, self.max_staleness);
+        changes.extend(fleet.map(|(is_weaker, what)| Change {
+            place: String::new(),
+            what,
+            is_weaker,
+        }));
         for (place, before, after) in self.pairs(old) {
             for (is_weaker, what) in compare(before, after) {
                 changes.push(Change {
@@ -333,6 +347,25 @@ fn compare(before: Option<&Met>, after: Option<&Met>) -> Vec<(bool, String)> {
     found
 }
 
+/// What is different of the fleet, and whether that is weaker.
+fn fleet(before: Option<Duration>, after: Option<Duration>) -> Option<(bool, String)> {
+    match (before, after) {
+        (None, None) => None,
+        (None, Some(_)) => Some((false, "takes part in a fleet".to_owned())),
+        (Some(_), None) => Some((
+            true,
+            "leaves its fleet: what others revoke does not hold here any more".to_owned(),
+        )),
+        (Some(before), Some(after)) => (after > before).then(|| {
+            let [before, after] = [before, after].map(humantime::format_duration);
+            (
+                true,
+                format!("knows what others revoke after {after} at the latest, was {before}"),
+            )
+        }),
+    }
+}
+
 /// What a token had to have, and need not any more.
 fn lost(before: &Requirement, after: &Requirement) -> Vec<String> {
     let mut lost: Vec<String> = before
@@ -472,6 +505,44 @@ mod tests {
         let (old, new) = (outline(AUDIENCE, old), outline(AUDIENCE, new));
         assert_eq!(told(&old, &new), expected);
         assert!(told(&old, &old).is_empty() && told(&new, &new).is_empty());
+    }
+
+    #[test]
+    fn what_is_lost_of_a_fleet_is_told() {
+        let with = |staleness: &str| {
+            let mut outline = outline(AUDIENCE, &["path = \"/x\""]);
+            outline.max_staleness = humantime::parse_duration(staleness).ok();
+            outline
+        };
+        let check = |old: &str, new: &str, expected: &[&str]| {
+            assert_eq!(told(&with(old), &with(new)), expected, "{old} {new}");
+        };
+        check("30s", "30s", &[]);
+        check("30s", "5s", &[]);
+        check(
+            "30s",
+            "1m",
+            &["! knows what others revoke after 1m at the latest, was 30s"],
+        );
+        check(
+            "30s",
+            "alone",
+            &["! leaves its fleet: what others revoke does not hold here any more"],
+        );
+        check("alone", "30s", &["takes part in a fleet"]);
+        check("alone", "alone", &[]);
+    }
+
+    #[test]
+    fn the_outline_knows_of_the_fleet() {
+        let text = format!(
+            "{}[denylist]\nmax_staleness = \"7s\"\n[denylist.redis]\nurl = \"redis://a\"\nsecret = {{ env = \"SECRET_32\" }}",
+            crate::config::validate::testing::BASE
+        );
+        let secret = [("SECRET_32".to_owned(), "s".repeat(32))];
+        let settings = load_str("f", &text, &secret).expect("a good file");
+        let outline = Outline::of(&settings);
+        assert_eq!(outline.max_staleness, Some(Duration::from_secs(7)));
     }
 
     #[test]

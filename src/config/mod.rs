@@ -28,10 +28,15 @@ mod tests {
 
     /// What the examples refer to.
     fn env() -> Vec<(String, String)> {
-        vec![(
-            "JOTGATE_ADMIN_TOKEN".to_owned(),
-            "0123456789abcdef0123456789abcdef".to_owned(),
-        )]
+        let secrets = [
+            "JOTGATE_ADMIN_TOKEN",
+            "JOTGATE_FLEET_SECRET",
+            "JOTGATE_REDIS_PASSWORD",
+        ];
+        let value = "0123456789abcdef0123456789abcdef";
+        secrets
+            .map(|name| (name.to_owned(), value.to_owned()))
+            .into()
     }
 
     fn repository(path: &str) -> PathBuf {
@@ -55,6 +60,11 @@ mod tests {
             let mut env = env();
             if file.ends_with("edge.toml") {
                 env.extend(certificates.iter().cloned());
+            }
+            if file.ends_with("fleet.toml") {
+                // Not every machine has certificates of its own.
+                let (_, ca) = &certificates[0];
+                env.push(("JOTGATE__DENYLIST__REDIS__TLS__CA".to_owned(), ca.clone()));
             }
             let settings = load_str(&file.display().to_string(), &text, &env);
             assert!(settings.is_ok(), "{}", settings.expect_err("faults"));

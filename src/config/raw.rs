@@ -158,7 +158,7 @@ sections! {
         tls: UpstreamTls,
     }
 
-    /// `upstreams.tls`
+    /// `upstreams.tls` and `denylist.redis.tls`
     UpstreamTls {
         ca: String,
         certificate: String,
@@ -214,6 +214,25 @@ sections! {
     Denylist {
         path: String,
         max_entries: u64,
+        max_staleness: Span,
+        redis: Redis,
+    }
+
+    /// `[denylist.redis]`
+    Redis {
+        url: String,
+        secret: SecretRef,
+        name: String,
+        stream: String,
+        user: String,
+        password: SecretRef,
+        sentinel_user: String,
+        sentinel_password: SecretRef,
+        tls: UpstreamTls,
+        replicas_min: u64,
+        connect_timeout: Span,
+        command_timeout: Span,
+        members_forgotten_after: Span,
     }
 
     /// `[admin]`
@@ -291,6 +310,11 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("routes[].token", Token::KEYS),
     ("routes[].cors", Cors::KEYS),
     ("denylist", Denylist::KEYS),
+    ("denylist.redis", Redis::KEYS),
+    ("denylist.redis.secret", SecretTable::KEYS),
+    ("denylist.redis.password", SecretTable::KEYS),
+    ("denylist.redis.sentinel_password", SecretTable::KEYS),
+    ("denylist.redis.tls", UpstreamTls::KEYS),
     ("admin", Admin::KEYS),
     ("admin.tls", AdminTls::KEYS),
     ("admin.scopes", AdminScopes::KEYS),
@@ -307,7 +331,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("issuers[]", &["tls"]),
     ("upstreams[]", &["balance", "health", "outlier", "retries"]),
     ("routes[]", &["expression", "on_stale", "rewrite"]),
-    ("denylist", &["max_staleness", "redis"]),
     ("telemetry", &["otlp"]),
 ];
 

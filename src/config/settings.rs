@@ -11,6 +11,7 @@ use http::{Method, Uri};
 
 use crate::base::names::{IssuerName, RouteName, UpstreamName};
 use crate::base::secret::{Secret, same};
+use crate::denylist::redis;
 use crate::http::cors::Cors;
 use crate::identity::HeaderMap;
 use crate::listener;
@@ -160,6 +161,23 @@ pub struct Denylist {
     pub path: Option<PathBuf>,
     /// Most rules; one more is refused. Default 1,000,000.
     pub max_entries: usize,
+    /// How old the knowledge of a gateway in a fleet may be. Default 30 s; 2 s to 1 h.
+    pub max_staleness: Duration,
+    /// None: this gateway is alone.
+    pub redis: Option<Redis>,
+}
+
+/// `[denylist.redis]`
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Where it is, and how it is spoken to.
+    pub options: Arc<redis::Options>,
+    /// The fleet's, at least 32 bytes: who does not have it can add nothing.
+    pub secret: Arc<Secret>,
+    /// This gateway's in the fleet. Default: the host's name.
+    pub name: Box<str>,
+    /// A member that has said nothing for so long is no longer waited for, nor counted. Default 5 min.
+    pub members_forgotten_after: Duration,
 }
 
 /// `[admin]`

@@ -4,6 +4,7 @@ mod desk;
 mod index;
 mod lease;
 mod pins;
+pub mod redis;
 mod rule;
 
 pub use desk::{Desk, Scope, Wish, WishRefused, WishSubject, Wisher, desk};

@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod properties;
 mod proxying;
+mod redis_link;
 mod reload;
 mod revocation;
 mod routes;

@@ -744,7 +744,7 @@ mod tests {
             "token_types = [\"application/AT+JWT\", \"at+jwt\", \"JWT\"]",
         ));
         let types = &settings.issuers[0].rules.types;
-        assert_eq!(types.named, ["at+jwt".into(), "jwt".into()]);
+        assert_eq!(types.named, ["at+jwt", "jwt"].map(Box::<str>::from));
         assert!(!types.absent);
         assert!(
             good(&issuer("token_types = [\"\"]")).issuers[0]

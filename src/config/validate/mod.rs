@@ -10,6 +10,7 @@ mod issuers;
 mod keys;
 mod listeners;
 mod process;
+mod redis;
 mod routes;
 mod telemetry;
 #[cfg(test)]

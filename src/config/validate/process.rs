@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::check::Check;
+use super::redis;
 use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::{Denylist, Shutdown};
@@ -63,6 +64,14 @@ pub(super) fn process(raw: &raw::Root, check: &mut Check<'_>) -> Process {
     );
     let path = raw.denylist.as_ref().and_then(|raw| raw.path.as_ref());
     let path = path.and_then(|text| log(&top.key("denylist").key("path"), text, check));
+    let at = top.key("denylist");
+    let max_staleness = check.duration(
+        &at.key("max_staleness"),
+        raw.denylist.as_ref().and_then(|raw| raw.max_staleness),
+        Duration::from_secs(30),
+        Duration::from_secs(2)..=Duration::from_hours(1),
+    );
+    let redis = raw.denylist.as_ref().and_then(|raw| raw.redis.as_ref());
     Process {
         workers,
         token_cache_bytes,
@@ -70,6 +79,8 @@ pub(super) fn process(raw: &raw::Root, check: &mut Check<'_>) -> Process {
         denylist: Denylist {
             path,
             max_entries: usize::try_from(max_entries).unwrap_or(usize::MAX),
+            max_staleness,
+            redis: redis.and_then(|raw| redis::redis(&at.key("redis"), raw, max_staleness, check)),
         },
         shutdown: shutdown(raw.shutdown.as_ref(), check),
     }
@@ -142,6 +153,8 @@ mod tests {
             ("token_cache.max_size = \"2TiB\"", "token_cache.max_size"),
             ("denylist.max_entries = 0", "denylist.max_entries"),
             ("denylist.max_entries = 100000001", "denylist.max_entries"),
+            ("denylist.max_staleness = \"1s\"", "denylist.max_staleness"),
+            ("denylist.max_staleness = \"61m\"", "denylist.max_staleness"),
             ("shutdown.drain_delay = \"2h\"", "shutdown.drain_delay"),
             ("shutdown.drain_timeout = \"0s\"", "shutdown.drain_timeout"),
             ("shutdown.drain_timeout = \"25h\"", "shutdown.drain_timeout"),

@@ -769,8 +769,8 @@ mod tests {
             "scopes = [\"a\", \"b:c\"]\nany_scope = [\"d\"]\nclaims = { tenant = [\"x\", 1, true], \"a.b\" = -1 }",
         ));
         let requirement = &settings.routes[0].requirement;
-        assert_eq!(requirement.scopes, ["a".into(), "b:c".into()]);
-        assert_eq!(requirement.any_scope, ["d".into()]);
+        assert_eq!(requirement.scopes, ["a", "b:c"].map(Box::<str>::from));
+        assert_eq!(requirement.any_scope, ["d"].map(Box::<str>::from));
         assert_eq!(requirement.claims[0].path.as_str(), "a.b");
         assert_eq!(requirement.claims[0].any_of, [json!(-1)]);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! `upstreams[].tls`, and what servers with `https://` need without it. Files are read here, so that every fault of theirs is
+//! `upstreams[].tls` and `denylist.redis.tls`, and what servers with TLS need without them. Files are read here, so that every fault of theirs is
 //! found before anything is served.
 
 use std::sync::Arc;
@@ -26,18 +26,21 @@ impl SystemRoots {
     }
 }
 
-/// What the servers of one upstream have in common.
-pub(super) struct Trust {
-    client: TlsClient,
-    name: Option<ServerName<'static>>,
+/// What a client of TLS is made from.
+pub(super) struct Material {
+    /// Whom we believe.
+    pub(super) roots: Arc<RootCertStore>,
+    /// Who we are.
+    pub(super) identity: Option<Identity>,
+    /// What each certificate must name, instead of the host that is called.
+    pub(super) name: Option<ServerName<'static>>,
 }
 
-impl Trust {
+impl Material {
     /// From `tls` at `at`, if it is written; `server_at` is a server that needs it.
     pub(super) fn new(
         (at, raw): (&KeyPath, Option<&raw::UpstreamTls>),
         server_at: &KeyPath,
-        http2: bool,
         system: &mut SystemRoots,
         check: &mut Check<'_>,
     ) -> Option<Self> {
@@ -49,7 +52,7 @@ impl Trust {
                 if roots.is_empty() {
                     check.fault(
                         server_at,
-                        "needs certificates of CAs, and this system has none; install them (ca-certificates), or write tls.ca in [[upstreams]]",
+                        "needs certificates of CAs, and this system has none; install them (ca-certificates), or write tls.ca beside it",
                     );
                 }
                 !roots.is_empty()
@@ -65,11 +68,36 @@ impl Trust {
                 })
                 .map(Some),
         };
-        match TlsClient::new(roots?, identity.ok()?, http2) {
-            Ok(client) => Some(Self {
-                client,
-                name: name?,
-            }),
+        Some(Self {
+            roots: roots?,
+            identity: identity.ok()?,
+            name: name?,
+        })
+    }
+}
+
+/// What the servers of one upstream have in common.
+pub(super) struct Trust {
+    client: TlsClient,
+    name: Option<ServerName<'static>>,
+}
+
+impl Trust {
+    /// From `tls` at `at`, if it is written; `server_at` is a server that needs it.
+    pub(super) fn new(
+        (at, raw): (&KeyPath, Option<&raw::UpstreamTls>),
+        server_at: &KeyPath,
+        http2: bool,
+        system: &mut SystemRoots,
+        check: &mut Check<'_>,
+    ) -> Option<Self> {
+        let Material {
+            roots,
+            identity,
+            name,
+        } = Material::new((at, raw), server_at, system, check)?;
+        match TlsClient::new(roots, identity, http2) {
+            Ok(client) => Some(Self { client, name }),
             Err(error) => {
                 check.fault(
                     &at.key("key"),

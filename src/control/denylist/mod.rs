@@ -23,8 +23,9 @@ pub use log::{CommitError, Log, LogView, OpenError, Unreadable};
 pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Spared, Tokens};
 pub use record::{Origin, Outcome, Pinned, Record, RuleId, Way};
 pub use relay::{
-    Carrier, Entry, EntryId, Fleet, Joint, Link, LinkFault, Member, Options as RelayOptions, Relay,
-    RelayState, Relayed, Run, Seal, Sight, View, Ways, join, keys_of,
+    Carrier, Entry, EntryId, Fleet, Joint, Link, LinkFault, Member, Options as RelayOptions,
+    RedisCarrier, RedisLink, Relay, RelayState, Relayed, Run, Seal, Sight, View, Ways, join,
+    keys_of,
 };
 pub use request::{Fault, Faults};
 pub use service::{Parts, Revocations, revocations};

@@ -3,12 +3,14 @@
 pub(crate) mod authority;
 pub(crate) mod certs;
 pub(crate) mod client;
+pub(crate) mod cut;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod issuer;
 pub(crate) mod keys;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod redis;
 pub(crate) mod service;
 pub(crate) mod tokens;
 pub(crate) mod upstream;

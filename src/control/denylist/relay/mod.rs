@@ -14,6 +14,7 @@ mod fleet;
 mod link;
 mod members;
 mod payload;
+mod redis;
 mod seal;
 mod session;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use fleet::FleetHand;
 pub(in crate::control) use fleet::fleet;
 pub use fleet::{Fleet, Member, RelayState, Relayed, View};
 pub use link::{Carrier, Entry, EntryId, Link, LinkFault, Run, Sight};
+pub use redis::{RedisCarrier, RedisLink};
 pub use seal::{Seal, keys_of};
 
 /// After a fault the relay waits this long at first …

@@ -87,7 +87,7 @@ type Reading<L> = Pin<Box<dyn Future<Output = Read<L>> + Send>>;
 struct Read<L> {
     reader: L,
     entries: Result<Vec<Entry>, LinkFault>,
-    /// What was known to be there when it began: if it comes back with less than it could, there is nothing more up to here.
+    /// What was known to be there when it began: if it comes back empty, there is nothing more up to here.
     known_last: EntryId,
 }
 
@@ -327,7 +327,6 @@ impl<'a, C: Carrier> Session<'a, C> {
 
     /// What was read comes into force here.
     async fn take(&mut self, entries: Vec<Entry>, known_last: EntryId) -> Result<(), Ended> {
-        let is_all = entries.len() < READ_ENTRIES;
         let mut waiting = vec![];
         for entry in &entries {
             let Some(records) = payload::records(&entry.payload, &self.relay.seal) else {
@@ -377,13 +376,11 @@ impl<'a, C: Carrier> Session<'a, C> {
             return Ok(());
         }
         let has_some = !entries.is_empty();
-        if let Some(newest) = entries.last() {
-            self.cursor = newest.id;
-        }
-        if is_all {
-            // What is between was trimmed.
-            self.cursor = self.cursor.max(known_last);
-        }
+        self.cursor = match entries.last() {
+            Some(newest) => newest.id,
+            // There is nothing more. What was between was trimmed. Fewer entries than were asked for do not say that.
+            None => self.cursor.max(known_last),
+        };
         self.relay.place.applied = self.cursor;
         if has_some {
             let gap = REPORT_GAP
