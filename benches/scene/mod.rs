@@ -17,15 +17,15 @@ use http::{HeaderMap, HeaderValue};
 use jotgate::authorize::{
     Access, Bearer, Decision, Denied, Issuer, IssuerSet, Presented, Tables, decide,
 };
-use jotgate::base::clock::UnixSeconds;
+use jotgate::base::clock::{Clock, UnixSeconds};
 use jotgate::base::names::IssuerName;
 use jotgate::denylist::{
-    Cutoff, Fingerprint, Fingerprinter, Index, IndexWriter, Kind, Rule, Span, TokenKeys, Until,
-    index,
+    Cutoff, Fingerprint, Fingerprinter, Index, IndexWriter, Kind, Lease, Rule, Span, TokenKeys,
+    Until, index,
 };
 use jotgate::identity::{HeaderMap as ClaimHeaders, HeaderMapping, OnUnmappable};
 use jotgate::jwks::{Algorithm, KeySet, KeyTable, KeyTableWriter, RefreshGate};
-use jotgate::policy::{Auth, Requirement};
+use jotgate::policy::{Auth, OnStale, Requirement};
 use jotgate::token::{ClaimNames, ClaimPath, Claims, Places, Rules, TokenCache, Types};
 use serde_json::{Value, json};
 
@@ -68,11 +68,13 @@ impl Scene {
                     forward: false,
                 },
                 requirement: Requirement::default(),
+                on_stale: OnStale::Deny,
             },
             tables: Tables {
                 tokens: TokenCache::new(CACHE_BYTES, Bearer::weight),
                 denylist: index,
                 fingerprinter: fingerprinter(),
+                lease: Lease::unlimited(),
             },
             writer,
             _keys: keys,
@@ -85,6 +87,7 @@ impl Scene {
             headers,
             query: None,
             barred: None,
+            stale: self.tables.lease.is_over(&Clock::system()),
         };
         match decide(&self.access, presented, &self.tables, UnixSeconds(NOW)).decision {
             Decision::Pass(_) => Ok(()),

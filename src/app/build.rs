@@ -85,6 +85,7 @@ pub(super) fn plan(
                 issuers: sets.made[set].clone(),
                 places: route.token,
                 requirement: route.requirement,
+                on_stale: route.on_stale,
             },
             mode: route.mode,
             upstream: places[&route.upstream],

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
@@ -26,10 +27,10 @@ use crate::control::denylist::{
     IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
 };
 use crate::control::jwks::KeySourceError;
-use crate::denylist::{Fingerprinter, Index, desk, index};
+use crate::denylist::{Fingerprinter, Index, Lease, desk, index};
 use crate::listener::tls::Tls;
 use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
-use crate::proxy::Shared;
+use crate::proxy::{Shared, StaleNotice};
 use crate::route::Conflict;
 use crate::telemetry::metrics::Metrics;
 use crate::token::TokenCache;
@@ -102,10 +103,22 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+/// How often [`Gateway::ready`] looks whether the lease has begun. Nothing waits for it but a start.
+const LEASE_POLL: Duration = Duration::from_millis(10);
+
 impl Gateway {
     /// Starts every listener and background task; must be called within a tokio runtime, which runs the background tasks.
     /// Returns when requests are accepted, which is before the gateway is ready: keys may still be on their way.
     pub async fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        Self::start_under(settings, clock, Lease::unlimited()).await
+    }
+
+    /// The same, with a denylist that is trusted for as long as `lease` says. Somebody must renew it.
+    pub async fn start_under(
+        settings: Settings,
+        clock: Clock,
+        lease: Lease,
+    ) -> Result<Self, StartError> {
         let control = CancellationToken::new();
         // A start that fails half way leaves nothing running.
         let undo = control.clone().drop_guard();
@@ -147,11 +160,13 @@ impl Gateway {
         tasks.spawn(serve_desk(wishes, revocations, control.clone()));
         let shared = Arc::new(Shared {
             desk,
+            stale_notice: StaleNotice::default(),
             plan: ArcSwap::from_pointee(plan),
             tables: Arc::new(Tables {
                 tokens: TokenCache::new(settings.token_cache_bytes, Bearer::weight),
                 denylist: denylist.index,
                 fingerprinter: denylist.fingerprinter,
+                lease,
             }),
             clock: clock.clone(),
             metrics: metrics.clone(),
@@ -225,10 +240,13 @@ impl Gateway {
         self.admin.and_then(|admin| admin.probes)
     }
 
-    /// Returns when every issuer's keys have been tried: when `/ready` says 200.
+    /// Returns when every issuer's keys have been tried, and the denylist was in sync once: when `/ready` says 200.
     pub async fn ready(&self) {
         for member in self.members.load_full().iter() {
             member.issuer.keys.until_tried().await;
+        }
+        while !self.shared.tables.lease.has_begun() {
+            tokio::time::sleep(LEASE_POLL).await;
         }
     }
 

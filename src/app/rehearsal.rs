@@ -11,7 +11,7 @@ use super::lifecycle::StartError;
 use crate::authorize::{Bearer, Tables};
 use crate::base::clock::Clock;
 use crate::config::Settings;
-use crate::denylist::{Fingerprinter, index};
+use crate::denylist::{Fingerprinter, Lease, index};
 use crate::plan::Plan;
 use crate::token::TokenCache;
 
@@ -23,7 +23,7 @@ const KEYS_WAIT_MAX: Duration = Duration::from_secs(10);
 pub struct Rehearsal {
     /// What a request reads.
     pub plan: Plan,
-    /// Keys stand in the plan; the denylist is empty, because only the running gateway knows it.
+    /// Keys stand in the plan; the denylist is empty and never too old, because only the running gateway knows it.
     pub tables: Tables,
     _end: DropGuard,
 }
@@ -63,6 +63,7 @@ impl Rehearsal {
                 tokens: TokenCache::new(0, Bearer::weight),
                 denylist: index(1).0,
                 fingerprinter: Fingerprinter::new(&[0; 16]),
+                lease: Lease::unlimited(),
             },
             _end: end,
         })

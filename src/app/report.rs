@@ -32,19 +32,26 @@ impl Report {
     }
 
     /// Keys of the issuers that were there at the start have been tried, and the gateway is not about to end. Keys that could not be loaded do not make it unready:
-    /// other issuers' tokens can be checked, and a replica that is taken away helps nobody.
+    /// other issuers' tokens can be checked, and a replica that is taken away helps nobody. In a fleet the denylist must have been in sync once.
     fn readiness(&self) -> Readiness {
         let members = self.members.load();
         let keys = members.iter().map(|member| Condition {
             name: format!("keys of {} tried", member.issuer.name).into(),
             holds: !member.is_first || member.issuer.keys.tried(),
         });
+        // Once: a relay that is away makes all gateways stale at once, and none that answers is worse than 503 on the routes that
+        // need it. What needs no denylist is served all along.
+        let lease = &self.shared.tables.lease;
+        let in_sync = (!lease.is_unlimited()).then(|| Condition {
+            name: "denylist in sync".into(),
+            holds: lease.has_begun(),
+        });
         let serving = Condition {
             name: "not draining".into(),
             holds: !self.draining.load(Ordering::Relaxed),
         };
         Readiness {
-            conditions: keys.chain([serving]).collect(),
+            conditions: keys.chain(in_sync).chain([serving]).collect(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::names::IssuerName;
 use crate::identity::HeaderMap;
 use crate::jwks::{KeyTable, RefreshGate};
-use crate::policy::{Auth, Requirement};
+use crate::policy::{Auth, OnStale, Requirement};
 use crate::token::{Places, Rules};
 
 /// An issuer, as requests see it.
@@ -62,4 +62,6 @@ pub struct Access {
     pub places: Places,
     /// What it must say.
     pub requirement: Requirement,
+    /// Whether it passes while the denylist may be too old.
+    pub on_stale: OnStale,
 }

@@ -9,9 +9,9 @@ use super::access::{Access, Issuer};
 use super::bearer::Bearer;
 use super::denied::Denied;
 use crate::base::clock::UnixSeconds;
-use crate::denylist::{Fingerprinter, Index};
+use crate::denylist::{Fingerprinter, Index, Lease};
 use crate::jwks::KeysState;
-use crate::policy::{self, Auth, Lacking};
+use crate::policy::{self, Auth, Lacking, OnStale};
 use crate::token::{Found, Reject, Spot, TokenCache, find, parse, verify};
 
 /// What a request presents.
@@ -23,6 +23,8 @@ pub struct Presented<'r> {
     pub query: Option<&'r str>,
     /// For how long its sender, who has sent too many wrong tokens, gets no token checked that is not known to be good.
     pub barred: Option<Duration>,
+    /// Whether the denylist may be too old: [`Lease::is_over`].
+    pub stale: bool,
 }
 
 /// The tables in memory that every request reads.
@@ -34,6 +36,8 @@ pub struct Tables {
     pub denylist: Arc<Index>,
     /// How the denylist names things.
     pub fingerprinter: Fingerprinter,
+    /// For how long the denylist may be trusted.
+    pub lease: Lease,
 }
 
 /// A decision and what is known of the token's issuer, for log and metrics.
@@ -64,6 +68,16 @@ pub enum Decision {
 pub struct Pass {
     /// Who it is, and where the token was; None for a stranger on a public or optional route.
     pub bearer: Option<(Arc<Bearer>, Spot)>,
+    /// The denylist may be too old to know whether the token is revoked, and the route lets it pass all the same.
+    pub stale: bool,
+}
+
+impl Pass {
+    /// Somebody whose token is not looked at, or who has none.
+    pub const STRANGER: Self = Self {
+        bearer: None,
+        stale: false,
+    };
 }
 
 /// Decides by what the request presents, what the route asks, and the tables as they are now.
@@ -78,15 +92,13 @@ pub fn decide<'a>(
         cached: None,
         decision,
     };
-    let stranger = Decision::Pass(Pass { bearer: None });
+    let stranger = Decision::Pass(Pass::STRANGER);
     match access.auth {
         Auth::Public => return decided(stranger),
         Auth::Required | Auth::Optional => {}
     }
     match find(&access.places, presented.headers, presented.query) {
-        Found::One(token, spot) => {
-            decide_token(access, (&token, spot), presented.barred, tables, now)
-        }
+        Found::One(token, spot) => decide_token(access, (&token, spot), presented, tables, now),
         Found::Nothing if access.auth == Auth::Optional => decided(stranger),
         Found::Nothing => decided(Decision::Deny(Denied::NoToken)),
         Found::Several => decided(Decision::Deny(Denied::TokenAmbiguous)),
@@ -97,7 +109,7 @@ pub fn decide<'a>(
 fn decide_token<'a>(
     access: &'a Access,
     (token, spot): (&str, Spot),
-    barred: Option<Duration>,
+    presented: Presented<'_>,
     tables: &Tables,
     now: UnixSeconds,
 ) -> Decided<'a> {
@@ -115,7 +127,7 @@ fn decide_token<'a>(
             decision: Decision::Deny(Denied::KeysUnavailable),
         };
     }
-    if let (None, Some(wait)) = (&known, barred) {
+    if let (None, Some(wait)) = (&known, presented.barred) {
         return Decided {
             issuer: None,
             cached,
@@ -150,11 +162,15 @@ fn decide_token<'a>(
     Decided {
         issuer: Some(issuer),
         cached,
-        decision: allow(access, &bearer, tables).map_or_else(Decision::Deny, |()| {
-            Decision::Pass(Pass {
-                bearer: Some((bearer, spot)),
-            })
-        }),
+        decision: allow(access, &bearer, tables, presented.stale).map_or_else(
+            Decision::Deny,
+            |()| {
+                Decision::Pass(Pass {
+                    bearer: Some((bearer, spot)),
+                    stale: presented.stale,
+                })
+            },
+        ),
     }
 }
 
@@ -203,12 +219,16 @@ fn check<'a>(
 }
 
 /// Steps 10 to 12: denylist, requirements, headers.
-fn allow(access: &Access, bearer: &Bearer, tables: &Tables) -> Result<(), Denied> {
+fn allow(access: &Access, bearer: &Bearer, tables: &Tables, stale: bool) -> Result<(), Denied> {
     if let Some(kind) = tables
         .denylist
         .is_denied_since(&bearer.revocation, &bearer.clean_at)
     {
         return Err(Denied::Revoked(kind));
+    }
+    // Only now: what is known to be revoked is, however old the rest.
+    if stale && access.on_stale == OnStale::Deny {
+        return Err(Denied::DenylistStale);
     }
     policy::check(&bearer.claims, &access.requirement).map_err(|lacking| match lacking {
         Lacking::Scope => Denied::ScopeLacking,

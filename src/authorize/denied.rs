@@ -24,6 +24,8 @@ pub enum Denied {
     KeysUnavailable,
     /// A rule of the denylist.
     Revoked(Kind),
+    /// A rule that another gateway made may be missing from the denylist: our fault (503).
+    DenylistStale,
     /// A scope is lacking (403).
     ScopeLacking,
     /// A claim is lacking (403).
@@ -34,6 +36,9 @@ pub enum Denied {
 
 /// How long a client waits before it asks again when our keys are missing: about one fetch.
 const KEYS_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The same when the denylist is too old: the relay is tried again at least each second, and what was missed is read in less.
+const STALE_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 impl Denied {
     /// One stable word for log and metrics.
@@ -54,6 +59,7 @@ impl Denied {
                 Kind::Issuer => "revoked_issuer",
                 Kind::Pin => "revoked_pin",
             },
+            Self::DenylistStale => "denylist_stale",
             Self::ScopeLacking => "insufficient_scope",
             Self::ClaimLacking => "insufficient_claims",
             Self::ClaimsUnmappable => "claims_unmappable",
@@ -100,6 +106,11 @@ impl Denied {
                 "revoked",
                 "The token has been revoked.",
             ),
+            Self::DenylistStale => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "denylist_stale",
+                "Whether the token is revoked cannot be told at the moment.",
+            ),
             Self::ScopeLacking => Problem::new(
                 StatusCode::FORBIDDEN,
                 "insufficient_scope",
@@ -125,11 +136,13 @@ impl Denied {
             Self::TokenAmbiguous
             | Self::TooManyFailures(_)
             | Self::KeysUnavailable
+            | Self::DenylistStale
             | Self::ClaimLacking
             | Self::ClaimsUnmappable => None,
         };
         problem.retry_after = match self {
             Self::KeysUnavailable => Some(KEYS_RETRY_AFTER),
+            Self::DenylistStale => Some(STALE_RETRY_AFTER),
             Self::TooManyFailures(wait) => Some(wait),
             Self::NoToken
             | Self::TokenAmbiguous
@@ -203,5 +216,11 @@ mod tests {
             (keys.status.as_u16(), keys.retry_after.is_some()),
             (503, true)
         );
+        let stale = Denied::DenylistStale.problem(&requirement);
+        assert_eq!(
+            (stale.status.as_u16(), stale.retry_after.is_some()),
+            (503, true)
+        );
+        assert!(stale.challenge.is_none(), "a new login would not help");
     }
 }

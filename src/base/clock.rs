@@ -1,8 +1,10 @@
-//! The wall clock, handed in as a value so that tests move it by hand.
+//! The wall clock and the boot clock, handed in as one value so that tests move them by hand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Seconds since 1970-01-01T00:00:00Z, without leap seconds: the `NumericDate` of RFC 7519
 /// section 2, cut to whole seconds.
@@ -32,6 +34,25 @@ impl UnixSeconds {
     }
 }
 
+/// Milliseconds since the machine started. It goes on while the process is stopped or the machine sleeps, and nobody sets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootMillis(pub u64);
+
+impl BootMillis {
+    /// This instant plus `span`, at most [`u64::MAX`] milliseconds.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// How long ago `earlier` was; zero if it lies ahead.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
 /// Tells the time. Clones tell the same time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Source);
@@ -40,12 +61,26 @@ pub struct Clock(Source);
 enum Source {
     #[default]
     System,
-    Manual(Arc<AtomicU64>),
+    Manual(Arc<Manual>),
+}
+
+#[derive(Debug)]
+struct Manual {
+    unix_s: AtomicU64,
+    boot_ms: AtomicU64,
 }
 
 /// Moves a manual [`Clock`].
 #[derive(Clone, Debug)]
-pub struct ClockHand(Arc<AtomicU64>);
+pub struct ClockHand(Arc<Manual>);
+
+#[cfg(target_os = "linux")]
+const BOOT_CLOCK: ClockId = ClockId::Boottime;
+#[cfg(not(target_os = "linux"))]
+const BOOT_CLOCK: ClockId = ClockId::Monotonic;
+
+/// Where manual boot clocks begin: a machine that has been up for an hour.
+const MANUAL_BOOT_MS: u64 = 3_600_000;
 
 impl Clock {
     /// The clock of the machine.
@@ -57,8 +92,11 @@ impl Clock {
     /// A clock that stands at `start` until its hand is moved.
     #[must_use]
     pub fn manual(start: UnixSeconds) -> (Self, ClockHand) {
-        let now = Arc::new(AtomicU64::new(start.0));
-        (Self(Source::Manual(Arc::clone(&now))), ClockHand(now))
+        let manual = Arc::new(Manual {
+            unix_s: AtomicU64::new(start.0),
+            boot_ms: AtomicU64::new(MANUAL_BOOT_MS),
+        });
+        (Self(Source::Manual(Arc::clone(&manual))), ClockHand(manual))
     }
 
     /// The time now. A machine clock before 1970 reads as 0: every token is then not yet valid.
@@ -74,19 +112,60 @@ impl Clock {
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |elapsed| elapsed.as_secs()),
             ),
-            Source::Manual(now) => UnixSeconds(now.load(Ordering::Relaxed)),
+            Source::Manual(manual) => UnixSeconds(manual.unix_s.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The boot clock now: `CLOCK_BOOTTIME` of Linux. Elsewhere `CLOCK_MONOTONIC`, which on some systems stands still while the
+    /// machine sleeps.
+    #[must_use]
+    pub fn boot(&self) -> BootMillis {
+        match &self.0 {
+            Source::System => {
+                let now = clock_gettime(BOOT_CLOCK);
+                // Neither is ever negative.
+                let ms = now.tv_sec.saturating_mul(1000) + now.tv_nsec / 1_000_000;
+                BootMillis(u64::try_from(ms).unwrap_or(0))
+            }
+            Source::Manual(manual) => BootMillis(manual.boot_ms.load(Ordering::Relaxed)),
         }
     }
 }
 
 impl ClockHand {
-    /// Moves the clock forward.
+    /// Moves the wall clock forward, in whole seconds, and the boot clock with it.
     pub fn advance(&self, span: Duration) {
-        self.0.fetch_add(span.as_secs(), Ordering::Relaxed);
+        self.0.unix_s.fetch_add(span.as_secs(), Ordering::Relaxed);
+        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.0.boot_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
-    /// Sets the clock, forward or back.
+    /// Sets the wall clock, forward or back. The boot clock is nobody's to set.
     pub fn set(&self, to: UnixSeconds) {
-        self.0.store(to.0, Ordering::Relaxed);
+        self.0.unix_s.store(to.0, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_clock_goes_on_with_the_hand_and_is_not_set() {
+        let (clock, hand) = Clock::manual(UnixSeconds(1000));
+        let began = clock.boot();
+        hand.advance(Duration::from_millis(2500));
+        assert_eq!(clock.boot().since(began), Duration::from_millis(2500));
+        assert_eq!(clock.now(), UnixSeconds(1002));
+        hand.set(UnixSeconds(5));
+        assert_eq!(clock.boot(), began.plus(Duration::from_millis(2500)));
+        assert_eq!(clock.now(), UnixSeconds(5));
+    }
+
+    #[test]
+    fn the_machines_boot_clock_never_goes_back() {
+        let clock = Clock::system();
+        let began = clock.boot();
+        assert!(began > BootMillis(0) && clock.boot() >= began);
     }
 }

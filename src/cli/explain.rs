@@ -16,7 +16,7 @@ use crate::authorize::{Decision, Denied, Pass, Presented, decide};
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::config;
 use crate::plan::{Plan, Route};
-use crate::policy::{Auth, Mode};
+use crate::policy::{Auth, Mode, OnStale};
 use crate::route::{Found, Host, NormalPath};
 use crate::token::{Places, Reject, parse};
 
@@ -123,7 +123,7 @@ impl Step {
         match denied {
             Denied::NoToken | Denied::TokenAmbiguous | Denied::TooManyFailures(_) => Self::Token,
             Denied::KeysUnavailable => Self::Keys,
-            Denied::Revoked(_) => Self::Denylist,
+            Denied::Revoked(_) | Denied::DenylistStale => Self::Denylist,
             Denied::ScopeLacking | Denied::ClaimLacking => Self::Requirement,
             Denied::ClaimsUnmappable => Self::Headers,
             Denied::Token(reject) => match reject {
@@ -198,6 +198,7 @@ fn judge(
         headers: &headers,
         query: query.as_deref(),
         barred: None,
+        stale: false,
     };
     match decide(&route.access, presented, &rehearsal.tables, now).decision {
         Decision::Pass(pass) => Ok(pass),
@@ -257,7 +258,7 @@ fn show(
         };
         let detail = match sign {
             "-" => "not asked".to_owned(),
-            "?" => "only the running gateway knows; see jotgate revoke --help".to_owned(),
+            "?" => on_stale(route).to_owned(),
             _ => detail(step, token).map_or_else(
                 || step.text().to_owned(),
                 |said| format!("{}: {}", step.text(), harmless(&said)),
@@ -278,6 +279,7 @@ fn show(
     }
     if let Ok(Pass {
         bearer: Some((bearer, _)),
+        ..
     }) = decision
     {
         for (name, value) in bearer.headers.iter().flatten() {
@@ -286,6 +288,18 @@ fn show(
         }
     }
     Ok(())
+}
+
+/// The step that only the running gateway can take.
+const fn on_stale(route: &Route) -> &'static str {
+    match route.access.on_stale {
+        OnStale::Deny => {
+            "only the running gateway knows; see jotgate revoke --help. In a fleet: 503 while it is too old"
+        }
+        OnStale::Allow => {
+            "only the running gateway knows; see jotgate revoke --help. In a fleet: passes while it is too old"
+        }
+    }
 }
 
 /// What the token says about it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 
 use super::settings::{self, Settings};
-use crate::policy::{Auth, Mode, Requirement};
+use crate::policy::{Auth, Mode, OnStale, Requirement};
 use crate::route::{Entry, Found, Host, HostPattern, NormalPath, PathPattern, RouteTable};
 use crate::token::Rules;
 use crate::upstream::Server;
@@ -44,6 +44,7 @@ struct Met {
     servers: Vec<Server>,
     logout: bool,
     end_at_expiry: bool,
+    deny_when_stale: bool,
     trust_revoke_header: bool,
 }
 
@@ -271,6 +272,7 @@ impl Met {
             upstream: route.upstream.to_string(),
             logout: route.logout,
             end_at_expiry: route.end_at_expiry,
+            deny_when_stale: route.auth != Auth::Public && route.on_stale == OnStale::Deny,
             trust_revoke_header: route.trust_revoke_header,
         }
     }
@@ -306,6 +308,12 @@ fn compare(before: Option<&Met>, after: Option<&Met>) -> Vec<(bool, String)> {
             before.end_at_expiry,
             after.end_at_expiry,
             "streams end with their token",
+        ),
+        (
+            // A route that becomes public loses more, and that is told already.
+            before.deny_when_stale && after.auth != Auth::Public,
+            after.deny_when_stale,
+            "tokens are refused while the denylist is too old",
         ),
         (
             after.trust_revoke_header,
@@ -626,6 +634,12 @@ mod tests {
             "",
             &["! /x/*: not any more: streams end with their token"],
         );
+        check(
+            "",
+            "on_stale = \"allow\"",
+            &["! /x/*: not any more: tokens are refused while the denylist is too old"],
+        );
+        check("on_stale = \"allow\"", "on_stale = \"deny\"", &[]);
         check(
             "",
             "trust_revoke_header = true",

@@ -188,6 +188,7 @@ sections! {
         logout: bool,
         trust_revoke_header: bool,
         end_at_expiry: bool,
+        on_stale: String,
     }
 
     /// `routes.token`
@@ -330,7 +331,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
     ("upstreams[]", &["balance", "health", "outlier", "retries"]),
-    ("routes[]", &["expression", "on_stale", "rewrite"]),
+    ("routes[]", &["expression", "rewrite"]),
     ("telemetry", &["otlp"]),
 ];
 

@@ -16,7 +16,7 @@ use crate::http::cors::Cors;
 use crate::identity::HeaderMap;
 use crate::listener;
 use crate::listener::tls::Tls;
-use crate::policy::{Auth, Mode, Requirement};
+use crate::policy::{Auth, Mode, OnStale, Requirement};
 use crate::route::{HostPattern, PathPattern};
 use crate::telemetry::logs::Format;
 use crate::token::{Places, Rules};
@@ -152,6 +152,8 @@ pub struct Route {
     pub trust_revoke_header: bool,
     /// Whether WebSockets, event streams and downloads end when their token does. Default false.
     pub end_at_expiry: bool,
+    /// Whether good tokens pass while the denylist may be too old. Default deny.
+    pub on_stale: OnStale,
 }
 
 /// `[denylist]`

@@ -1,24 +1,11 @@
 //! For how long this gateway may trust its own denylist: until the lease ends that the relay renews. Without a fleet it never ends.
 //!
-//! The clock is that of the machine since its start (`CLOCK_BOOTTIME`): it goes on while the process is stopped or the machine sleeps, and
-//! nobody sets it.
+//! The clock is the boot clock: a process that was stopped for an hour finds its lease over when it goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-/// Milliseconds since the machine started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BootMillis(pub u64);
-
-impl BootMillis {
-    /// This instant plus `span`.
-    #[must_use]
-    pub fn plus(self, span: Duration) -> Self {
-        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(ms))
-    }
-}
+use crate::base::clock::{BootMillis, Clock};
 
 /// Until when the denylist may be trusted. Read by every request, written by the relay. Clones are the same lease.
 #[derive(Clone, Debug)]
@@ -49,6 +36,19 @@ impl Lease {
         now.0 < self.0.load(Ordering::Acquire)
     }
 
+    /// Whether it is over. Without a fleet this is one load, and no clock is asked.
+    #[must_use]
+    pub fn is_over(&self, clock: &Clock) -> bool {
+        let until = self.0.load(Ordering::Acquire);
+        until != u64::MAX && clock.boot().0 >= until
+    }
+
+    /// Whether it was ever renewed, or needs no renewal.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
+
     /// When it ends.
     #[must_use]
     pub fn until(&self) -> BootMillis {
@@ -64,7 +64,10 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::base::clock::UnixSeconds;
 
     #[test]
     fn it_holds_until_its_end_and_is_never_cut() {
@@ -81,5 +84,20 @@ mod tests {
         let lease = Lease::unlimited();
         lease.renew(BootMillis(5));
         assert!(lease.is_unlimited() && lease.holds(BootMillis(u64::MAX - 1)));
+        assert!(lease.has_begun() && !lease.is_over(&Clock::system()));
+    }
+
+    #[test]
+    fn it_is_over_by_the_boot_clock_alone() {
+        let (clock, hand) = Clock::manual(UnixSeconds(1000));
+        let lease = Lease::ended();
+        assert!(!lease.has_begun() && lease.is_over(&clock));
+        lease.renew(clock.boot().plus(Duration::from_secs(30)));
+        hand.set(UnixSeconds(1_000_000));
+        assert!(lease.has_begun() && !lease.is_over(&clock));
+        hand.advance(Duration::from_millis(29_999));
+        assert!(!lease.is_over(&clock));
+        hand.advance(Duration::from_millis(1));
+        assert!(lease.is_over(&clock) && lease.has_begun());
     }
 }

@@ -7,9 +7,10 @@ mod pins;
 pub mod redis;
 mod rule;
 
+pub use crate::base::clock::BootMillis;
 pub use desk::{Desk, Scope, Wish, WishRefused, WishSubject, Wisher, desk};
 pub use index::{Full, Index, IndexWriter, SHARDS, index, shard_of};
-pub use lease::{BootMillis, Lease};
+pub use lease::Lease;
 pub use rule::{
     Cutoff, Fingerprint, Fingerprinter, Kind, Pin, Rule, SetAt, Span, TokenKeys, Until,
 };

@@ -11,6 +11,16 @@ pub enum Auth {
     Public,
 }
 
+/// What becomes of a good token while the denylist may be too old: a rule that another gateway made may be missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnStale {
+    /// It is refused with 503: nobody can say whether it is revoked.
+    #[default]
+    Deny,
+    /// It passes, and is counted.
+    Allow,
+}
+
 /// What becomes of a request that may not pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {

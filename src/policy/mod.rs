@@ -5,6 +5,6 @@ mod auth;
 mod check;
 mod requirement;
 
-pub use auth::{Auth, Mode};
+pub use auth::{Auth, Mode, OnStale};
 pub use check::{Lacking, check};
 pub use requirement::{ClaimRequirement, Requirement};

@@ -67,7 +67,7 @@ pub enum BodyFault {
     /// Malformed chunks, or the client broke off.
     #[error("the body is malformed or broke off")]
     Broken,
-    /// A rule came, or the token expired.
+    /// A rule came, the token expired, or the denylist is too old.
     #[error("the bearer may no longer send")]
     Ended(Ended),
 }
@@ -270,7 +270,7 @@ pub enum AnswerFault {
     /// The service fell silent.
     #[error("the service fell silent")]
     Silent,
-    /// A rule came, or the token expired.
+    /// A rule came, the token expired, or the denylist is too old.
     #[error("the bearer may no longer read on")]
     Cut,
 }
@@ -296,7 +296,7 @@ struct Service {
 /// section 4.2).
 const PIECE_BYTES_MAX: usize = 16 * 1024;
 
-/// `grpc-status` 14: the service went away.
+/// `grpc-status` 14: the service went away, or we cannot tell whether the bearer may go on.
 const UNAVAILABLE: &str = "14";
 const UNAUTHENTICATED: &str = "16";
 
@@ -369,7 +369,11 @@ impl Body for ResponseBody {
             if let Some(record) = &mut this.record {
                 record.end(ended);
             }
-            let status = (UNAUTHENTICATED, ended.code());
+            let status = match ended {
+                Ended::Revoked(_) | Ended::Expired => UNAUTHENTICATED,
+                Ended::Stale => UNAVAILABLE,
+            };
+            let status = (status, ended.code());
             return Poll::Ready(Some(this.cut(status, AnswerFault::Cut)));
         }
         if !this.rest.is_empty() {

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
 use super::drain::Drain;
+use super::stale::StaleNotice;
 use super::streams::{STREAM_SWEEP, Streams};
 use crate::authorize::Tables;
 use crate::base::clock::Clock;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Takes the revocations that requests wish.
     pub desk: Desk,
+    /// Says now and then that requests pass on an old denylist.
+    pub stale_notice: StaleNotice,
 }
 
 /// One thread's side of the proxy.
@@ -101,14 +104,15 @@ impl Worker {
         self.drain.clone().run(self.deadlines.clone()).await;
     }
 
-    /// Ends the streams that a rule or the hour has caught up with, for ever.
+    /// Ends the streams that a rule, the hour or the end of the lease has caught up with, for ever.
     pub async fn end_streams(self: Rc<Self>) {
         let mut sweep = tokio::time::interval(STREAM_SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             sweep.tick().await;
-            self.streams
-                .sweep(&self.shared.tables.denylist, self.shared.clock.now());
+            let (tables, clock) = (&self.shared.tables, &self.shared.clock);
+            let stale = tables.lease.is_over(clock);
+            self.streams.sweep(&tables.denylist, stale, clock.now());
         }
     }
 

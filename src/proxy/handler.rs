@@ -23,7 +23,7 @@ use super::edition::{Edition, Worker};
 use super::failure::Failure;
 use super::request::{self, Outgoing};
 use super::revoke::{self, REVOKE_TIMEOUT};
-use super::streams::{Admission, Ended};
+use super::streams::{Admission, Ended, Terms};
 use super::upgrade;
 use crate::authorize::{Bearer, Decision, Denied, Pass, Presented, decide};
 use crate::base::failures::Noted;
@@ -34,7 +34,7 @@ use crate::http::respond::{Problem, is_grpc};
 use crate::jwks::RefreshOutcome;
 use crate::listener::{Connection, Front};
 use crate::plan::Route;
-use crate::policy::{Mode, Requirement};
+use crate::policy::{Mode, OnStale, Requirement};
 use crate::route::{Found, NormalPath};
 use crate::telemetry::metrics::{Decided as Counted, Fate};
 use crate::token::{self, Reject};
@@ -203,7 +203,7 @@ impl Exchange<'_> {
             }
             Preflight::Pass if self.is_bare(route, parts) => {
                 self.count(route, None, Fate::Allow, "preflight");
-                Pass { bearer: None }
+                Pass::STRANGER
             }
             Preflight::Pass | Preflight::No => {
                 self.decide(route, parts).await.map_err(Refusal::Denied)?
@@ -244,17 +244,19 @@ impl Exchange<'_> {
             let client = known.client(&self.connection.peer, &parts.headers)?;
             Some((&known.failures, client))
         });
-        let presented = Presented {
+        let mut presented = Presented {
             headers: &parts.headers,
             query: parts.uri.query(),
             barred: client
                 .and_then(|(failures, client)| failures.barred(client, shared.clock.now())),
+            stale: self.is_stale(),
         };
         let mut decided = decide(&route.access, presented, &shared.tables, shared.clock.now());
         if let Decision::KeyUnknown(issuer) = &decided.decision {
             let outcome = issuer.refresh.ask(KEY_WAIT_MAX).await;
             decided = match outcome {
                 RefreshOutcome::Refreshed => {
+                    presented.stale = self.is_stale();
                     decide(&route.access, presented, &shared.tables, shared.clock.now())
                 }
                 RefreshOutcome::CoolingDown => decided,
@@ -297,9 +299,20 @@ impl Exchange<'_> {
         self.count(route, issuer, fate, code);
         if fate == Fate::Report {
             // As a stranger: what a token says that would be refused is nobody's identity.
-            return Ok(Pass { bearer: None });
+            return Ok(Pass::STRANGER);
+        }
+        if result.as_ref().is_ok_and(|pass| pass.stale) {
+            let name = (route.number, route.name.as_str());
+            self.edition.decisions.count_stale(name);
+            shared.stale_notice.passed(&route.name, shared.clock.boot());
         }
         result
+    }
+
+    /// Whether the denylist may be too old.
+    fn is_stale(&self) -> bool {
+        let shared = &self.worker.shared;
+        shared.tables.lease.is_over(&shared.clock)
     }
 
     fn count(
@@ -448,18 +461,29 @@ impl Exchange<'_> {
         let expires = route
             .end_at_expiry
             .then(|| bearer.claims.expires.plus(leeway));
-        Some(self.worker.streams.admit(bearer, expires))
+        let terms = Terms {
+            expires,
+            deny_when_stale: route.access.on_stale == OnStale::Deny,
+        };
+        Some(self.worker.streams.admit(bearer, terms))
     }
 
-    /// A rule that came while the service was at work denies its answer too.
+    /// A rule that came while the service was at work denies its answer too, and so does a denylist that has become too old.
     fn still_allowed(&self) -> Result<(), Refusal> {
+        let (Some(bearer), Some(route)) = (&self.bearer, self.route) else {
+            return Ok(());
+        };
+        if route.mode == Mode::Report {
+            return Ok(());
+        }
         let denylist = &self.worker.shared.tables.denylist;
-        let denied = self
-            .bearer
-            .as_ref()
-            .filter(|_| self.route.is_some_and(|route| route.mode == Mode::Enforce))
-            .and_then(|bearer| denylist.is_denied_since(&bearer.revocation, &bearer.clean_at));
-        denied.map_or(Ok(()), |kind| Err(Refusal::Ended(Ended::Revoked(kind))))
+        if let Some(kind) = denylist.is_denied_since(&bearer.revocation, &bearer.clean_at) {
+            return Err(Refusal::Ended(Ended::Revoked(kind)));
+        }
+        if route.access.on_stale == OnStale::Deny && self.is_stale() {
+            return Err(Refusal::Ended(Ended::Stale));
+        }
+        Ok(())
     }
 
     /// Carries out the revocation that an answer asks for, before the client sees the answer. Says whether it asks for one.
@@ -613,11 +637,7 @@ impl Exchange<'_> {
             }
             Refusal::Ended(ended) => {
                 self.record.end(*ended);
-                let denied = match ended {
-                    Ended::Revoked(kind) => Denied::Revoked(*kind),
-                    Ended::Expired => Denied::Token(Reject::Expired),
-                };
-                denied.problem(&Requirement::default())
+                ended.denied().problem(&Requirement::default())
             }
             Refusal::Denied(denied) => {
                 self.record.code = denied.code();
@@ -681,7 +701,7 @@ enum Outcome {
 enum Refusal {
     Failure(Failure),
     Denied(Denied),
-    /// A rule, or the token's end, came before the answer.
+    /// A rule, the token's end or that of the lease came before the answer.
     Ended(Ended),
 }
 
@@ -741,13 +761,13 @@ mod tests {
     use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
 
-    use super::super::Shared;
+    use super::super::{Shared, StaleNotice};
     use super::*;
     use crate::authorize::{Access, IssuerSet, Tables};
     use crate::base::clock::Clock;
     use crate::base::deadline::Deadlines;
     use crate::base::names::{RouteName, UpstreamName};
-    use crate::denylist::{Fingerprinter, index};
+    use crate::denylist::{Fingerprinter, Lease, index};
     use crate::identity::ProtectedNames;
     use crate::listener::{Address, ListenerMetrics, Options, bind};
     use crate::plan::Plan;
@@ -773,6 +793,7 @@ mod tests {
                     forward: false,
                 },
                 requirement: Requirement::default(),
+                on_stale: OnStale::Deny,
             },
             mode: Mode::Enforce,
             upstream: 0,
@@ -844,9 +865,11 @@ mod tests {
             tokens: TokenCache::new(1024, |_| 0),
             denylist: index(1).0,
             fingerprinter: Fingerprinter::new(&[0; 16]),
+            lease: Lease::unlimited(),
         };
         let shared = Arc::new(Shared {
             desk: crate::denylist::desk().0,
+            stale_notice: StaleNotice::default(),
             plan: ArcSwap::from_pointee(plan(port)),
             tables: Arc::new(tables),
             clock: Clock::system(),

@@ -308,7 +308,7 @@ mod tests {
     use crate::authorize::{Access, IssuerSet};
     use crate::base::names::RouteName;
     use crate::identity::ProtectedNames;
-    use crate::policy::{Auth, Mode, Requirement};
+    use crate::policy::{Auth, Mode, OnStale, Requirement};
     use crate::route::RouteTable;
     use crate::token::Places;
 
@@ -334,6 +334,7 @@ mod tests {
                     forward: true,
                 },
                 requirement: Requirement::default(),
+                on_stale: OnStale::Deny,
             },
             mode: Mode::Enforce,
             upstream: 0,

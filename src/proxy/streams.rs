@@ -1,5 +1,6 @@
 //! Answers that are still on their way when a rule comes: WebSockets, server-sent events, long downloads, gRPC streams.
-//! Each was let in with a token; a rule that matches it ends it, and so does the token's end where the route says so.
+//! Each was let in with a token; a rule that matches it ends it, and so does the token's end where the route says so, and a
+//! denylist that is too old where the route does not say otherwise.
 //!
 //! A sweep a few times a second asks the denylist's epoch for each of them, which costs a comparison while nothing has
 //! changed.
@@ -14,10 +15,11 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::authorize::Bearer;
+use crate::authorize::{Bearer, Denied};
 use crate::base::clock::UnixSeconds;
 use crate::denylist::{Index, Kind, TokenKeys};
 use crate::listener::MayEnd;
+use crate::token::Reject;
 
 /// How often the sweep looks. A stream ends within this time of the rule that matches it.
 pub(super) const STREAM_SWEEP: Duration = Duration::from_millis(250);
@@ -29,14 +31,26 @@ pub enum Ended {
     Revoked(Kind),
     /// The token's `exp`.
     Expired,
+    /// The denylist may be too old to know of a rule.
+    Stale,
 }
 
 impl Ended {
+    /// What a client is told whose answer had not begun.
+    pub(super) const fn denied(self) -> Denied {
+        match self {
+            Self::Revoked(kind) => Denied::Revoked(kind),
+            Self::Expired => Denied::Token(Reject::Expired),
+            Self::Stale => Denied::DenylistStale,
+        }
+    }
+
     /// For the access line and the metric.
     pub(super) const fn code(self) -> &'static str {
         match self {
             Self::Revoked(_) => "ended_revoked",
             Self::Expired => "ended_expired",
+            Self::Stale => "ended_stale",
         }
     }
 }
@@ -48,7 +62,7 @@ pub(super) struct Streams(Rc<RefCell<Slab<Open>>>);
 struct Open {
     keys: TokenKeys,
     clean_at: AtomicU64,
-    expires: Option<UnixSeconds>,
+    terms: Terms,
     ended: Rc<Cell<Option<Ended>>>,
     waker: Option<Waker>,
 }
@@ -57,7 +71,16 @@ struct Open {
 pub(super) struct Admission {
     streams: Streams,
     bearer: Arc<Bearer>,
-    expires: Option<UnixSeconds>,
+    terms: Terms,
+}
+
+/// What ends a stream beside a rule.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The end of its token, if that counts.
+    pub(super) expires: Option<UnixSeconds>,
+    /// Whether it ends while the denylist may be too old.
+    pub(super) deny_when_stale: bool,
 }
 
 /// One open stream; no longer watched when dropped.
@@ -68,17 +91,17 @@ pub(super) struct Watch {
 }
 
 impl Streams {
-    /// The bearer's stream may be watched from here on; it ends at `expires`, if that is given.
-    pub(super) fn admit(&self, bearer: &Arc<Bearer>, expires: Option<UnixSeconds>) -> Admission {
+    /// The bearer's stream may be watched from here on.
+    pub(super) fn admit(&self, bearer: &Arc<Bearer>, terms: Terms) -> Admission {
         Admission {
             streams: self.clone(),
             bearer: Arc::clone(bearer),
-            expires,
+            terms,
         }
     }
 
-    /// Ends what must not go on at `now`.
-    pub(super) fn sweep(&self, denylist: &Index, now: UnixSeconds) {
+    /// Ends what must not go on at `now`, with a denylist that may be too old if it is `stale`.
+    pub(super) fn sweep(&self, denylist: &Index, stale: bool, now: UnixSeconds) {
         let mut woken = vec![];
         for (_, open) in self.0.borrow_mut().iter_mut() {
             if open.ended.get().is_some() {
@@ -88,11 +111,13 @@ impl Streams {
                 .is_denied_since(&open.keys, &open.clean_at)
                 .map(Ended::Revoked);
             let expired = || {
-                open.expires
+                open.terms
+                    .expires
                     .is_some_and(|expires| now >= expires)
                     .then_some(Ended::Expired)
             };
-            if let Some(ended) = revoked.or_else(expired) {
+            let too_old = || (stale && open.terms.deny_when_stale).then_some(Ended::Stale);
+            if let Some(ended) = revoked.or_else(expired).or_else(too_old) {
                 open.ended.set(Some(ended));
                 woken.extend(open.waker.take());
             }
@@ -110,7 +135,7 @@ impl Admission {
             keys: self.bearer.revocation.of_session(),
             // What was clean at the decision was clean by the token's own rule too, which a session does not ask for.
             clean_at: AtomicU64::new(self.bearer.clean_at.load(Ordering::Relaxed)),
-            expires: self.expires,
+            terms: self.terms,
             ended: Rc::clone(&ended),
             waker: None,
         });

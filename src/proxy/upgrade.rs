@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::answer::{Record, SILENT};
 use super::streams::{Ended, Watch};
-use super::websocket::{CLOSE_AWAY, CLOSE_POLICY, Frames};
+use super::websocket::{CLOSE_AWAY, CLOSE_LATER, CLOSE_POLICY, Frames};
 use crate::base::deadline::{Deadline, Deadlines};
 
 /// Octets read at once from the service.
@@ -109,7 +109,8 @@ async fn run(
         () = poll_fn(|cx| silence.poll(cx)) => Ok(End::Silence),
     };
     let close = match outcome {
-        Ok(End::Bearer(_)) => Some(&CLOSE_POLICY),
+        Ok(End::Bearer(Ended::Revoked(_) | Ended::Expired)) => Some(&CLOSE_POLICY),
+        Ok(End::Bearer(Ended::Stale)) => Some(&CLOSE_LATER),
         Ok(End::Silence) => Some(&CLOSE_AWAY),
         Ok(End::Both) | Err(_) => None,
     };

@@ -4,6 +4,9 @@
 /// Close, 1008 "policy violation", without a text (RFC 6455 section 7.4.1). From a server, so it is not masked.
 pub(super) const CLOSE_POLICY: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
 
+/// Close, 1013 "try again later" (IANA): the same token may do in a moment.
+pub(super) const CLOSE_LATER: [u8; 4] = [0x88, 0x02, 0x03, 0xf5];
+
 /// Close, 1001 "going away": what others send to who was silent for too long.
 pub(super) const CLOSE_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 

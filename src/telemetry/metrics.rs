@@ -37,6 +37,7 @@ pub struct Metrics {
     pub answer_revocations: IntCounterVec,
     /// Streams that were cut short, by reason.
     pub streams_ended: IntCounterVec,
+    stale_allowed: IntCounterVec,
     /// From the end of the request's head to the decision.
     pub decision_seconds: Histogram,
     /// Look-ups that found a token in the verified-token cache.
@@ -133,6 +134,12 @@ impl Metrics {
                 "jotgate_streams_ended_total",
                 "Answers, uploads and tunnels that were cut short.",
                 &["reason"],
+            ),
+            stale_allowed: counters(
+                &registry,
+                "jotgate_stale_allowed_total",
+                "Requests with a token that passed while the denylist may have been too old.",
+                &["route"],
             ),
             decision_seconds: add(
                 &registry,
@@ -319,6 +326,9 @@ impl Default for Metrics {
 pub struct DecisionCounters {
     decisions: IntCounterVec,
     known: RefCell<HashMap<(usize, usize, &'static str), IntCounter, foldhash::fast::RandomState>>,
+    stale_allowed: IntCounterVec,
+    /// By number of the route.
+    known_stale: RefCell<HashMap<usize, IntCounter, foldhash::fast::RandomState>>,
 }
 
 /// What becomes of a request by its decision.
@@ -353,7 +363,18 @@ impl DecisionCounters {
         Self {
             decisions: metrics.decisions.clone(),
             known: RefCell::default(),
+            stale_allowed: metrics.stale_allowed.clone(),
+            known_stale: RefCell::default(),
         }
+    }
+
+    /// Counts one that passed while the denylist may have been too old.
+    pub fn count_stale(&self, (number, name): (usize, &str)) {
+        self.known_stale
+            .borrow_mut()
+            .entry(number)
+            .or_insert_with(|| self.stale_allowed.with_label_values(&[name]))
+            .inc();
     }
 
     /// Counts one decision.

@@ -21,6 +21,7 @@ mod reload;
 mod revocation;
 mod routes;
 mod slowloris;
+mod stale;
 mod streams;
 mod support;
 mod targets;

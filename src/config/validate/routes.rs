@@ -16,7 +16,7 @@ use crate::base::names::{IssuerName, RouteName};
 use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::Route;
-use crate::policy::{Auth, ClaimRequirement, Mode, Requirement};
+use crate::policy::{Auth, ClaimRequirement, Mode, OnStale, Requirement};
 use crate::route::{Entry, HostPattern, PathPattern, RouteTable};
 use crate::token::{ClaimPath, Places};
 
@@ -132,6 +132,14 @@ fn route(
             _ => Err("is unknown; write \"enforce\" or \"report\""),
         }),
     };
+    let on_stale = match &raw.on_stale {
+        None => Some(OnStale::Deny),
+        Some(text) => check.parsed(&at.key("on_stale"), text, |text| match text {
+            "deny" => Ok(OnStale::Deny),
+            "allow" => Ok(OnStale::Allow),
+            _ => Err("is unknown; write \"deny\" or \"allow\""),
+        }),
+    };
     let requirement = requirement(raw, &at, check);
     let accepted = match auth {
         None => Arc::default(),
@@ -174,6 +182,7 @@ fn route(
         logout: raw.logout.unwrap_or(false),
         trust_revoke_header: raw.trust_revoke_header.unwrap_or(false),
         end_at_expiry: raw.end_at_expiry.unwrap_or(false),
+        on_stale: on_stale?,
     })
 }
 
@@ -410,6 +419,7 @@ fn never_asked(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) {
         ("logout", raw.logout == Some(true)),
         ("trust_revoke_header", raw.trust_revoke_header == Some(true)),
         ("end_at_expiry", raw.end_at_expiry == Some(true)),
+        ("on_stale", raw.on_stale.is_some()),
     ];
     for (key, _) in asked.into_iter().filter(|(_, is_set)| *is_set) {
         check.fault(
@@ -740,6 +750,19 @@ mod tests {
     }
 
     #[test]
+    fn a_route_denies_while_the_denylist_is_too_old_unless_it_says_otherwise() {
+        let on_stale = |line: &str| good(&route(line)).routes[0].on_stale;
+        assert_eq!(on_stale(""), OnStale::Deny);
+        assert_eq!(on_stale("on_stale = \"deny\""), OnStale::Deny);
+        assert_eq!(on_stale("on_stale = \"allow\""), OnStale::Allow);
+        check(
+            &route("on_stale = \"serve\""),
+            "routes[0].on_stale",
+            "is unknown",
+        );
+    }
+
+    #[test]
     fn a_public_route_asks_nothing() {
         for (key, value) in [
             ("mode", "\"report\""),
@@ -750,6 +773,7 @@ mod tests {
             ("logout", "true"),
             ("trust_revoke_header", "true"),
             ("end_at_expiry", "true"),
+            ("on_stale", "\"deny\""),
         ] {
             check(
                 &route(&format!("auth = \"public\"\n{key} = {value}")),

@@ -10,12 +10,12 @@ use http::header::AUTHORIZATION;
 
 use super::guesses::Guesses;
 use super::problem::Problem;
-use crate::authorize::{Access, Decision, Denied, Issuer, Pass, Presented, Tables, decide};
+use crate::authorize::{Access, Decision, Denied, Issuer, Presented, Tables, decide};
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::base::secret::{ExposeSecret, Secret, equal};
 use crate::config::settings::{AdminIssuer, AdminToken, Role};
 use crate::jwks::RefreshOutcome;
-use crate::policy::{Auth, Requirement};
+use crate::policy::{Auth, OnStale, Requirement};
 use crate::token::Places;
 
 /// Longest time that a caller waits for a key that nobody knows yet.
@@ -67,6 +67,7 @@ impl Door {
                     forward: false,
                 },
                 requirement: Requirement::default(),
+                on_stale: OnStale::Deny,
             },
             tables,
             scopes,
@@ -80,6 +81,7 @@ impl Door {
             headers,
             query: None,
             barred: None,
+            stale: self.tables.lease.is_over(&self.clock),
         };
         let decide = || decide(&self.access, presented, &self.tables, self.clock.now()).decision;
         let mut decision = decide();
@@ -93,8 +95,9 @@ impl Door {
             };
         }
         let bearer = match decision {
-            Decision::Pass(Pass { bearer }) => bearer,
+            Decision::Pass(pass) => pass.bearer,
             Decision::Deny(Denied::KeysUnavailable) => return Err(Problem::keys_unavailable()),
+            Decision::Deny(Denied::DenylistStale) => return Err(Problem::denylist_stale()),
             Decision::Deny(_) | Decision::KeyUnknown(_) => None,
         };
         let (bearer, _) = bearer.ok_or_else(unknown)?;

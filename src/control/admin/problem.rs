@@ -104,6 +104,16 @@ impl Problem {
         )
     }
 
+    /// Whether the caller's token is revoked cannot be told, which is not the caller's fault.
+    pub(super) fn denylist_stale() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "denylist_stale",
+            "the denylist is too old to say whether the caller's token is revoked; try again, or call with the secret of one of \
+             the [[admin.tokens]]",
+        )
+    }
+
     /// A known caller that may not do this.
     pub(super) fn forbidden(role: &'static str, challenge: &'static str) -> Self {
         let detail = format!("the caller's token needs the role \"{role}\" for this");

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use jotgate::base::clock::{Clock, ClockHand, UnixSeconds};
+use jotgate::base::clock::{BootMillis, Clock, ClockHand, UnixSeconds};
+use jotgate::denylist::Lease;
 use jotgate::listener::Address;
 use serde_json::{Value, json};
 
@@ -203,11 +204,16 @@ impl Setup {
 
     /// Starts the gateway; its keys may still be on their way.
     pub(crate) async fn start_unready(self) -> Gateway {
+        self.start_under(Lease::unlimited()).await
+    }
+
+    /// Starts the gateway in a fleet that the scenario plays.
+    pub(crate) async fn start_under(self, lease: Lease) -> Gateway {
         let text = self.text();
         let settings = jotgate::config::load_str("scenario.toml", &text, &self.env)
             .unwrap_or_else(|faults| panic!("{faults}\nin\n{text}"));
         let (clock, hand) = Clock::manual(UnixSeconds(NOW));
-        let inner = jotgate::app::Gateway::start(settings, clock)
+        let inner = jotgate::app::Gateway::start_under(settings, clock.clone(), lease)
             .await
             .expect("the gateway starts");
         let address = match inner.addresses().first() {
@@ -217,6 +223,7 @@ impl Setup {
         let admin_address = inner.admin_address().expect("an admin listener");
         Gateway {
             inner,
+            clock,
             hand,
             address,
             admin_address,
@@ -228,6 +235,7 @@ impl Setup {
 #[derive(Debug)]
 pub(crate) struct Gateway {
     inner: jotgate::app::Gateway,
+    clock: Clock,
     hand: ClockHand,
     address: SocketAddr,
     admin_address: SocketAddr,
@@ -265,6 +273,16 @@ impl Gateway {
     /// Moves its clock.
     pub(crate) const fn clock(&self) -> &ClockHand {
         &self.hand
+    }
+
+    /// Its boot clock now.
+    pub(crate) fn boot(&self) -> BootMillis {
+        self.clock.boot()
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn ready(&self) {
+        within("getting ready", self.inner.ready()).await;
     }
 
     pub(crate) fn get(&self, target: &str) -> Request {
