@@ -14,20 +14,17 @@ use tokio_util::task::TaskTracker;
 
 use super::issuers::{Members, Starter};
 use super::report::Report;
-use super::tokens::KnownTokens;
 use super::work::{End, Post};
-use super::{build, work};
+use super::{build, denylist, work};
 use crate::authorize::{Bearer, Issuer, Tables};
 use crate::base::clock::Clock;
 use crate::config::settings::{self, Shutdown};
 use crate::config::{Outline, Settings};
 use crate::control::admin::{Admin, Door, serve, serve_probes};
 use crate::control::certificates::{Watched, watch};
-use crate::control::denylist::{
-    IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
-};
+use crate::control::denylist::{OpenError, Revocations, serve_desk};
 use crate::control::jwks::KeySourceError;
-use crate::denylist::{Fingerprinter, Index, Lease, desk, index};
+use crate::denylist::{Lease, desk};
 use crate::listener::tls::Tls;
 use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
 use crate::proxy::{Shared, StaleNotice};
@@ -110,7 +107,11 @@ impl Gateway {
     /// Starts every listener and background task; must be called within a tokio runtime, which runs the background tasks.
     /// Returns when requests are accepted, which is before the gateway is ready: keys may still be on their way.
     pub async fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
-        Self::start_under(settings, clock, Lease::unlimited()).await
+        let lease = match settings.denylist.redis {
+            None => Lease::unlimited(),
+            Some(_) => Lease::ended(),
+        };
+        Self::start_under(settings, clock, lease).await
     }
 
     /// The same, with a denylist that is trusted for as long as `lease` says. Somebody must renew it.
@@ -147,13 +148,13 @@ impl Gateway {
         .map_err(StartError::Routes)?;
         next.take_over(&members);
 
-        let denylist = start_denylist(
+        let denylist = denylist::start(
             &settings.denylist,
             &members,
+            &lease,
             &clock,
             &metrics,
-            &tasks,
-            &control,
+            (&tasks, &control),
         )?;
         let (desk, wishes) = desk();
         let revocations = denylist.revocations.clone();
@@ -286,65 +287,6 @@ impl Gateway {
         self.tasks.close();
         self.tasks.wait().await;
     }
-}
-
-/// The denylist and its one writer, at work.
-struct Denylist {
-    index: Arc<Index>,
-    fingerprinter: Fingerprinter,
-    revocations: Revocations,
-    failed: CancellationToken,
-}
-
-/// Reads the log before anything is served.
-fn start_denylist(
-    settings: &settings::Denylist,
-    members: &Members,
-    clock: &Clock,
-    metrics: &Metrics,
-    tasks: &TaskTracker,
-    control: &CancellationToken,
-) -> Result<Denylist, StartError> {
-    let (index, mut index_writer) = index(settings.max_entries);
-    let mut salt = [0; 16];
-    let log = if let Some(path) = &settings.path {
-        let sync_seconds = metrics.denylist_sync_seconds.clone();
-        let log = Log::open(path, None, &mut index_writer, clock.now(), sync_seconds)?;
-        salt = *log.salt();
-        Some(log)
-    } else {
-        getrandom::fill(&mut salt).map_err(StartError::Random)?;
-        tracing::warn!(
-            "the denylist is in memory only: a restart forgets revocations; set denylist.path"
-        );
-        None
-    };
-    let fingerprinter = Fingerprinter::new(&salt);
-    let (revocations, writer) = revocations(Parts {
-        index: index_writer,
-        log,
-        fingerprinter,
-        issuers: members
-            .load()
-            .iter()
-            .map(|member| IssuerLife::from(&member.issuer.rules))
-            .collect(),
-        fleet: None,
-        ways: None,
-        tokens: Arc::new(KnownTokens {
-            members: Arc::clone(members),
-            fingerprinter,
-        }),
-        clock: clock.clone(),
-    });
-    let failed = writer.failed();
-    tasks.spawn(writer.run(control.clone()));
-    Ok(Denylist {
-        index,
-        fingerprinter,
-        revocations,
-        failed,
-    })
 }
 
 /// Every thread has its share of every listener.

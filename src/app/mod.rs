@@ -1,6 +1,7 @@
 //! Puts the program together, and takes it down.
 
 mod build;
+mod denylist;
 mod issuers;
 mod lifecycle;
 mod rehearsal;

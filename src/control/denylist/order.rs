@@ -49,6 +49,16 @@ impl Issuers {
     pub fn find(&self, issuer: &str) -> Option<&IssuerLife> {
         self.0.get(issuer)
     }
+
+    /// The longest that a token of any of them may still pass after it was issued.
+    #[must_use]
+    pub fn longest_life(&self) -> Duration {
+        self.0
+            .values()
+            .map(IssuerLife::whole)
+            .max()
+            .unwrap_or_default()
+    }
 }
 
 impl FromIterator<IssuerLife> for Issuers {

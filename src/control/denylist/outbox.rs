@@ -109,10 +109,6 @@ impl Outbox {
         self.state().records
     }
 
-    /// The newest change that was put in.
-    pub(super) fn sequence(&self) -> u64 {
-        self.state().sequence
-    }
 
     /// The oldest parcels with about so many records; they stay in it.
     pub(super) fn oldest(&self, records: usize) -> Vec<Parcel> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -118,6 +119,12 @@ impl Revocations {
     #[must_use]
     pub fn entries_max(&self) -> usize {
         self.shared.entries_max
+    }
+
+    /// The longest that a token may still pass after it was issued.
+    #[must_use]
+    pub fn longest_life(&self) -> Duration {
+        self.shared.issuers.load().longest_life()
     }
 
     /// Takes over the issuers of a new configuration. Rules that are there stay.

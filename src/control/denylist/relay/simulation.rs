@@ -543,11 +543,19 @@ struct Story {
     revoked: u64,
     named: u64,
     lost_at: Instant,
-    losses: u64,
 }
 
 impl Story {
     fn new(seed: u64) -> Self {
+        let mut story = Self::bare(seed);
+        for _ in 0..3 {
+            story.join();
+        }
+        story
+    }
+
+    /// Nobody is there.
+    fn bare(seed: u64) -> Self {
         let mut chance = Chance(seed);
         let server = Server {
             chance: Chance(chance.next()),
@@ -563,7 +571,7 @@ impl Story {
             server: Arc::new(Mutex::new(server)),
             added: Arc::new(Notify::new()),
         };
-        let mut story = Self {
+        Self {
             chance,
             redis,
             gateways: vec![],
@@ -573,12 +581,16 @@ impl Story {
             revoked: 0,
             named: 0,
             lost_at: Instant::now(),
-            losses: 0,
-        };
-        for _ in 0..3 {
-            story.join();
         }
-        story
+    }
+
+    /// Nothing happens but time.
+    async fn pass(&mut self, span: Duration) {
+        let until = Instant::now() + span;
+        while Instant::now() < until {
+            sleep(STEP).await;
+            self.set_clocks();
+        }
     }
 
     fn join(&mut self) {
@@ -665,7 +677,6 @@ impl Story {
     /// What nobody has any more was lost by bad luck alone.
     fn forget_what_is_lost(&mut self) {
         self.lost_at = Instant::now();
-        self.losses += 1;
         let seal = keys_of(SECRET, "jotgate").1;
         let server = self.redis.server.lock().unwrap();
         let in_stream: HashSet<RuleId> = server
@@ -907,6 +918,109 @@ fn run(seed: u64) {
         let told = timeout(Duration::from_hours(1), story.tell(seed, 600)).await;
         assert!(told.is_ok(), "seed {seed} hangs");
         story.end(seed).await;
+    });
+}
+
+/// What happens is chosen by hand here. Two gateways, in sync.
+async fn two_in_sync() -> Story {
+    let mut story = Story::bare(7);
+    story.redis.server.lock().unwrap().is_at_peace = true;
+    story.join();
+    story.join();
+    story.pass(Duration::from_secs(40)).await;
+    assert!(
+        story
+            .gateways
+            .iter()
+            .all(|gateway| gateway.lease.holds(story.boot()))
+    );
+    story
+}
+
+fn calm(scenario: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(scenario);
+}
+
+#[test]
+fn after_a_loss_nobody_is_in_sync_before_all_have_come_or_had_the_time() {
+    calm(async {
+        let mut story = two_in_sync().await;
+        let cut = |story: &Story, number: usize, is_cut: bool| {
+            let name = story.gateways[number].name.clone();
+            story.redis.server.lock().unwrap().cut.insert(name, is_cut);
+        };
+        // The second one does not hear of it, and then Redis loses it, and the first one is gone.
+        cut(&story, 1, true);
+        story.redis.server.lock().unwrap().replica =
+            story.redis.server.lock().unwrap().data.clone();
+        story.gateways[0].revoke(&["alice".into()], START).await;
+        story.pass(Duration::from_secs(1)).await;
+        {
+            let mut server = story.redis.server.lock().unwrap();
+            server.data = server.replica.clone();
+            server.generation += 1;
+        }
+        cut(&story, 0, true);
+        story.pass(STALENESS).await;
+        let second = &story.gateways[1];
+        assert!(!second.lease.holds(story.boot()));
+        cut(&story, 1, false);
+        story.pass(STALENESS / 2).await;
+        let second = &story.gateways[1];
+        assert_eq!(second.fleet.view().state, RelayState::Settling);
+        assert!(
+            !second.lease.holds(story.boot()),
+            "the first one may know more"
+        );
+        // It does.
+        cut(&story, 0, false);
+        story.pass(Duration::from_secs(3)).await;
+        let second = &story.gateways[1];
+        assert!(second.lease.holds(story.boot()));
+        assert!(second.index.check(&token_of("alice")).is_some());
+    });
+}
+
+#[test]
+fn a_gateway_that_does_not_come_back_is_not_waited_for_for_ever() {
+    calm(async {
+        let mut story = two_in_sync().await;
+        story.gateways.remove(0).crash();
+        {
+            let mut server = story.redis.server.lock().unwrap();
+            server.generation += 1;
+        }
+        story.pass(STALENESS / 2).await;
+        assert_eq!(story.gateways[0].fleet.view().state, RelayState::Settling);
+        story.pass(STALENESS).await;
+        assert_eq!(story.gateways[0].fleet.view().state, RelayState::Following);
+        assert!(story.gateways[0].lease.holds(story.boot()));
+    });
+}
+
+#[test]
+fn a_gateway_that_is_cut_off_is_stale_in_time_and_in_sync_again_soon() {
+    calm(async {
+        let mut story = two_in_sync().await;
+        let name = story.gateways[1].name.clone();
+        story
+            .redis
+            .server
+            .lock()
+            .unwrap()
+            .cut
+            .insert(name.clone(), true);
+        story.pass(STALENESS + Duration::from_millis(250)).await;
+        assert!(story.gateways[0].lease.holds(story.boot()));
+        assert!(!story.gateways[1].lease.holds(story.boot()));
+        story.redis.server.lock().unwrap().cut.remove(&name);
+        story.pass(Duration::from_secs(3)).await;
+        assert!(story.gateways[1].lease.holds(story.boot()));
     });
 }
 
