@@ -6,7 +6,9 @@
 
 mod clerk;
 mod log;
+mod measure;
 mod order;
+mod receipt;
 mod record;
 mod records;
 mod relay;
@@ -18,12 +20,16 @@ pub use clerk::serve_desk;
 #[cfg(any(test, fuzzing))]
 pub(crate) use log::law as log_law;
 pub use log::{CommitError, Log, LogView, OpenError, Unreadable};
+pub use measure::{FleetStatus, measure};
 pub use order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Spared, Tokens};
+pub use receipt::{Patience, Receipt, Wait};
 pub use record::{Origin, Outcome, Pinned, Record, RuleId, Way};
+#[cfg(test)]
+pub(in crate::control) use relay::testing;
 pub use relay::{
     Carrier, Entry, EntryId, Fleet, Link, LinkFault, Member, RelayState, Relayed, Run, Sight, View,
 };
-pub use request::{Fault, Faults};
+pub use request::{Asked, Fault, Faults};
 pub use service::{Parts, Revocations, revocations};
 pub use writer::{
     LiftError, Lifted, Page, Query, ReadError, RevokeError, Stopped, Verdict, Writer, Written,
