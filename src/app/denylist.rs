@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::Histogram;
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -91,7 +92,8 @@ pub(super) fn start(
     tasks.spawn(writer.run(control.clone()));
     if let (Some(redis), Some((_, seal)), Some(joint)) = (&settings.redis, fleet, joint) {
         let tables = (Arc::clone(&index), lease.clone());
-        let options = options(settings, redis, clock, &revocations);
+        let propagation = metrics.fleet().propagation_seconds.clone();
+        let options = options(settings, redis, clock, &revocations, propagation);
         let relay = relay(redis, seal, joint, tables, options);
         tasks.spawn(relay.run(control.clone()));
     }
@@ -119,6 +121,7 @@ fn options(
     redis: &settings::Redis,
     clock: &Clock,
     revocations: &Revocations,
+    propagation: Histogram,
 ) -> RelayOptions {
     let revocations = revocations.clone();
     let boot = clock.clone();
@@ -128,6 +131,7 @@ fn options(
         retention: Arc::new(move || revocations.longest_life() + RETAINED_LONGER),
         clock: clock.clone(),
         boot: Arc::new(move || boot.boot()),
+        propagation,
         // Without chance gateways that come back together stay together, which is slower and nothing else.
         chance: Arc::new(|| getrandom::u64().unwrap_or_default()),
     }

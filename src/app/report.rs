@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::issuers::Members;
 use crate::control::admin::{Condition, Readiness, Views};
-use crate::control::denylist::Revocations;
+use crate::control::denylist::{Revocations, measure};
 use crate::denylist::Kind;
 use crate::jwks::KeysState;
 use crate::proxy::Shared;
@@ -28,6 +28,7 @@ impl Report {
             readiness: Arc::new(move || readiness.readiness()),
             metrics: Arc::new(move || metrics.metrics()),
             status: Arc::new(move || status.status()),
+            lease: self.shared.tables.lease.clone(),
         }
     }
 
@@ -97,6 +98,9 @@ impl Report {
         metrics.denylist_epoch.set(gauge(tables.denylist.epoch()));
         if let Some(log) = self.revocations.log() {
             metrics.denylist_log_bytes.set(gauge(log.bytes()));
+        }
+        if let Some(fleet) = self.revocations.fleet() {
+            measure(fleet, &tables.lease, &self.shared.clock, metrics.fleet());
         }
         metrics.to_text()
     }

@@ -87,7 +87,7 @@ pub(super) enum AdminError {
         url: Box<Uri>,
         source: Box<ClientError>,
     },
-    #[error("the admin API at {0} did not answer within {secs} s", secs = DEADLINE.as_secs())]
+    #[error("the admin API at {0} did not answer in time")]
     Late(Box<Uri>),
     #[error("cannot read the answer of {url}: {source}")]
     Broken {
@@ -153,6 +153,7 @@ pub(super) struct AdminClient {
     url: Uri,
     token: Option<Secret>,
     client: Client,
+    patience: Duration,
 }
 
 impl AdminClient {
@@ -209,7 +210,14 @@ impl AdminClient {
             url,
             token: None,
             client,
+            patience: DEADLINE,
         })
+    }
+
+    /// Waits that much longer for answers, because it was asked to.
+    pub(super) fn with_patience(mut self, longer: Duration) -> Self {
+        self.patience += longer;
+        self
     }
 
     /// Sends one request; what is no success is an error, and so is what is no JSON.
@@ -267,7 +275,7 @@ impl AdminClient {
             headers.insert(AUTHORIZATION, value);
         }
         let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + self.patience;
         let response = self
             .client
             .request(method, &uri, headers, body, ANSWER_BYTES_MAX, deadline)

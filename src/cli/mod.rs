@@ -218,7 +218,9 @@ fn execute(command: Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         }
         Command::Token(TokenCommand::Mint(args)) => mint::mint(&args, clock.now(), out),
         Command::Keys(KeysCommand::Generate(args)) => keys::generate(&args, out),
-        Command::Revoke(args) => block_on(revoke::revoke(args, clock.now(), &mut io::stdin(), out)),
+        Command::Revoke(args) => {
+            return block_on(revoke::revoke(args, clock.now(), &mut io::stdin(), out));
+        }
         Command::Status(args) => block_on(status::status(args, out)),
         Command::Health(args) => return block_on(health::health(args, out)),
     };

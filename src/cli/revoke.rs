@@ -1,6 +1,7 @@
 //! `jotgate revoke`: adds a rule to the denylist of a running gateway, lists the rules, lifts a standing one.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use http::Method;
@@ -8,7 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use super::admin_client::{AdminArgs, AdminClient};
-use super::{Failure, Format, print, when};
+use super::{Failure, Format, Verdict, print, when};
 use crate::base::clock::UnixSeconds;
 use crate::base::limits::TOKEN_BYTES_MAX;
 
@@ -24,6 +25,7 @@ use crate::base::limits::TOKEN_BYTES_MAX;
     jotgate revoke --user alice --issuer https://id.example.com --issued-before 2026-11-23T17:10:00Z\n  \
     jotgate revoke --user alice --issuer https://id.example.com --except-session 8d1c\n  \
     jotgate revoke --client old-app --issuer https://id.example.com --standing\n  \
+    jotgate revoke --session 8d1c --issuer https://id.example.com --wait fleet --timeout 5s\n  \
     jotgate revoke --list\n  \
     jotgate revoke --lift 42"
 )]
@@ -100,6 +102,21 @@ pub(super) struct RevokeArgs {
     /// Only say what the rule would do
     #[arg(long, conflicts_with_all = ["list", "lift"])]
     dry_run: bool,
+    /// How far it must come in a fleet; exit code 1 when it has not in time
+    #[arg(
+        long,
+        value_parser = ["local", "relay", "fleet"],
+        conflicts_with_all = ["list", "lift", "dry_run"]
+    )]
+    wait: Option<String>,
+    /// How long that may take, at most 30s [default: 2s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = humantime::parse_duration,
+        conflicts_with_all = ["list", "lift", "dry_run"]
+    )]
+    timeout: Option<Duration>,
 
     #[command(flatten)]
     admin: AdminArgs,
@@ -125,8 +142,9 @@ pub(super) async fn revoke(
     now: UnixSeconds,
     input: &mut dyn Read,
     out: &mut dyn Write,
-) -> Result<(), Failure> {
-    let client = AdminClient::new(&args.admin)?;
+) -> Result<Verdict, Failure> {
+    let waiting = args.timeout.unwrap_or_default();
+    let client = AdminClient::new(&args.admin)?.with_patience(waiting);
     let call = Call::new(&args, now, input)?;
     let answer = client
         .call(call.method, &call.path, call.body.as_ref())
@@ -140,7 +158,15 @@ pub(super) async fn revoke(
             print::lines(out, answer)?;
         }
     }
-    Ok(())
+    Ok(verdict(&answer))
+}
+
+/// Whether what was waited for was reached.
+fn verdict(answer: &Value) -> Verdict {
+    match answer.pointer("/fleet/reached") {
+        Some(Value::Bool(false)) => Verdict::Bad,
+        _ => Verdict::Good,
+    }
 }
 
 impl Call {
@@ -206,6 +232,15 @@ fn rule(
     }
     if args.standing {
         set("standing", true.into());
+    }
+    if let Some(wait) = &args.wait {
+        set("wait", wait.as_str().into());
+    }
+    if let Some(timeout) = args.timeout {
+        set(
+            "timeout",
+            humantime::format_duration(timeout).to_string().into(),
+        );
     }
     if args.dry_run {
         set("dry_run", true.into());
@@ -332,6 +367,19 @@ mod tests {
             &json!({"iss": "i", "issued_before": 1000}),
         );
         check(
+            &[
+                "--jti",
+                "j",
+                "--issuer",
+                "i",
+                "--wait",
+                "fleet",
+                "--timeout",
+                "1500ms",
+            ],
+            &json!({"iss": "i", "jti": "j", "wait": "fleet", "timeout": "1s 500ms"}),
+        );
+        check(
             &["--all", "--issuer", "i", "--standing"],
             &json!({"iss": "i", "standing": true}),
         );
@@ -370,9 +418,23 @@ mod tests {
                 "1",
             ],
             &["--list", "--dry-run"],
+            &["--list", "--wait", "fleet"],
+            &["--token", "t", "--wait", "everybody"],
+            &["--token", "t", "--timeout", "soon"],
         ] {
             let error = parse(wrong).expect_err("refused");
             assert_eq!(error.exit_code(), 2, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_reached_is_no_success() {
+        for (answer, expected) in [
+            (json!({"rules": []}), Verdict::Good),
+            (json!({"fleet": {"reached": true}}), Verdict::Good),
+            (json!({"fleet": {"reached": false}}), Verdict::Bad),
+        ] {
+            assert_eq!(verdict(&answer), expected, "{answer}");
         }
     }
 

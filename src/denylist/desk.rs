@@ -82,7 +82,7 @@ impl WishSubject {
     }
 }
 
-/// Nothing was revoked.
+/// Nothing was revoked, or nothing that can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WishRefused {
     /// The token lacks the user or the session that the wish is about.
@@ -91,6 +91,9 @@ pub enum WishRefused {
     /// The denylist is full, or its log failed.
     #[error("the denylist takes no more rules")]
     Failed,
+    /// It holds on this gateway for as long as its process lives: there is no log, and the relay did not take it.
+    #[error("the relay did not take it, and there is no log that would keep it")]
+    NotRelayed,
     /// The gateway is stopping, or too many wait.
     #[error("the denylist does not answer")]
     Away,

@@ -516,7 +516,7 @@ impl Exchange<'_> {
         let outcome = match answer.unwrap_or(Err(WishRefused::Away)) {
             Ok(()) => Ok(true),
             Err(WishRefused::Nothing) => return Err(self.refuse_word(route)),
-            Err(refused @ (WishRefused::Failed | WishRefused::Away)) => {
+            Err(refused @ (WishRefused::Failed | WishRefused::NotRelayed | WishRefused::Away)) => {
                 tracing::error!(route = %route.name, %refused, "a revocation that an answer asked for was not made");
                 Err(Failure::RevokeFailed)
             }

@@ -3,10 +3,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
@@ -23,6 +24,11 @@ const UPSTREAM_BUCKETS: [f64; 12] = [
 /// Bounds of the log's histogram, in seconds: a fast disk syncs in a tenth of a millisecond, a slow one in tens.
 const SYNC_BUCKETS: [f64; 12] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
+];
+
+/// Bounds of the propagation's histogram, in seconds: milliseconds in one place, a second over a slow line; longer, somebody was cut off.
+const PROPAGATION_BUCKETS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 300.0,
 ];
 
 /// Every metric of the process. Clones share their values.
@@ -84,6 +90,28 @@ pub struct Metrics {
     pub denylist_log_bytes: IntGauge,
     /// Writing and syncing one group of the log.
     pub denylist_sync_seconds: Histogram,
+    fleet: Arc<OnceLock<FleetMetrics>>,
+}
+
+/// What a gateway of a fleet tells besides. Absent without one: a lease that has 0 s left is an alarm.
+#[derive(Clone, Debug)]
+pub struct FleetMetrics {
+    /// Gateways that the relay knows.
+    pub members: IntGauge,
+    /// 1 for what the relay is doing.
+    pub relay_state: IntGaugeVec,
+    /// Own changes that the relay does not have.
+    pub outbox: IntGauge,
+    /// What is left of the lease.
+    pub lease_remaining_seconds: Gauge,
+    /// Clock of this machine minus that of the relay.
+    pub clock_offset_seconds: Gauge,
+    /// Rules of others for which there was no room.
+    pub refused_rules: IntCounter,
+    /// Entries of the stream that were not of the fleet.
+    pub refused_entries: IntCounter,
+    /// From making a rule on another gateway to having it in force here.
+    pub propagation_seconds: Histogram,
 }
 
 impl Metrics {
@@ -282,6 +310,7 @@ impl Metrics {
                     .buckets(SYNC_BUCKETS.to_vec()),
                 ),
             ),
+            fleet: Arc::default(),
             registry,
         };
         let info = gauges(
@@ -308,10 +337,73 @@ impl Metrics {
         String::from_utf8(text).expect("names and labels are UTF-8")
     }
 
+    /// Those of a fleet. They appear when they are first asked for.
+    #[must_use]
+    pub fn fleet(&self) -> &FleetMetrics {
+        self.fleet.get_or_init(|| FleetMetrics::new(&self.registry))
+    }
+
     /// The histogram of an upstream; kept by whoever sends to it.
     #[must_use]
     pub fn upstream_seconds(&self, upstream: &str) -> Histogram {
         self.upstream_seconds.with_label_values(&[upstream])
+    }
+}
+
+impl FleetMetrics {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            members: gauge(
+                registry,
+                "jotgate_fleet_members",
+                "Gateways that the relay knows.",
+            ),
+            relay_state: gauges(
+                registry,
+                "jotgate_fleet_relay_state",
+                "What the relay is doing.",
+                &["state"],
+            ),
+            outbox: gauge(
+                registry,
+                "jotgate_fleet_outbox_entries",
+                "Own changes that the relay does not have.",
+            ),
+            lease_remaining_seconds: float_gauge(
+                registry,
+                "jotgate_fleet_lease_remaining_seconds",
+                "For how long the denylist may be trusted.",
+            ),
+            clock_offset_seconds: float_gauge(
+                registry,
+                "jotgate_fleet_clock_offset_seconds",
+                "Clock of this machine minus that of the relay.",
+            ),
+            refused_rules: add(
+                registry,
+                IntCounter::new(
+                    "jotgate_fleet_refused_rules_total",
+                    "Rules of other gateways for which there was no room.",
+                ),
+            ),
+            refused_entries: add(
+                registry,
+                IntCounter::new(
+                    "jotgate_fleet_refused_entries_total",
+                    "Entries of the stream that were not of the fleet.",
+                ),
+            ),
+            propagation_seconds: add(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "jotgate_fleet_propagation_seconds",
+                        "From making a rule on another gateway to having it in force here.",
+                    )
+                    .buckets(PROPAGATION_BUCKETS.to_vec()),
+                ),
+            ),
+        }
     }
 }
 
@@ -409,6 +501,10 @@ fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheu
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     add(registry, IntGauge::new(name, help))
+}
+
+fn float_gauge(registry: &Registry, name: &str, help: &str) -> Gauge {
+    add(registry, Gauge::new(name, help))
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {

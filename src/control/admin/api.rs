@@ -18,7 +18,9 @@ use super::{Admin, Views, view};
 use crate::base::json;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::config::settings::Role;
-use crate::control::denylist::{Order, Origin, Query, RuleId, Way};
+use crate::control::denylist::{
+    Asked, FleetStatus, Order, Origin, Patience, Query, Receipt, RuleId, Way,
+};
 use crate::denylist::Kind;
 
 /// Largest body, in bytes: 10,000 rules with names of usual length, or a thousand raw tokens.
@@ -228,6 +230,11 @@ impl Admin {
             let last_sync_ms = log.last_sync().as_secs_f64() * 1000.0;
             denylist["log"] = json!({"bytes": log.bytes(), "last_sync_ms": last_sync_ms});
         }
+        if let Some(fleet) = self.revocations.fleet() {
+            let fleet = FleetStatus::of(fleet, &self.views.lease, &self.clock);
+            let fleet = serde_json::to_value(fleet).expect("members have names, and nothing fails");
+            status.insert("fleet".into(), fleet);
+        }
         for (name, value) in [
             ("version", env!("CARGO_PKG_VERSION").into()),
             (
@@ -254,18 +261,25 @@ impl Admin {
         let body = read_body(headers, body).await?;
         let revocations = self.revocations.clone();
         let is_large = body.len() > INLINE_BYTES_MAX;
-        let orders = aside(is_large, move || {
+        let Asked { orders, patience } = aside(is_large, move || {
             let body = parse(&body)?;
-            Ok::<_, Problem>(revocations.read(&body)?)
+            Ok::<_, Problem>(revocations.read_asked(&body)?)
         })
         .await??;
         for order in &orders {
             caller.require(role_for(order))?;
         }
         let written = self.revocations.revoke(orders, origin(caller)).await?;
+        let receipt = if written.outcomes.iter().all(|outcome| outcome.dry_run) {
+            None
+        } else {
+            self.revocations.follow(written.sequence, patience).await
+        };
         let durable = self.revocations.log().is_some();
+        let status = reached(receipt.as_ref(), durable)?;
         aside(is_large, move || {
-            ok(&view::revoked(&written.outcomes, durable))
+            let body = view::revoked(&written.outcomes, durable, receipt.as_ref());
+            json_answer(status, JSON, &body)
         })
         .await
     }
@@ -278,13 +292,21 @@ impl Admin {
     async fn rule(&self, id: &str) -> Result<Answer, Problem> {
         let id = RuleId::parse(id).ok_or_else(Problem::not_found)?;
         let found = self.revocations.record(id).await?;
-        Ok(ok(&view::record(&found.ok_or_else(Problem::not_found)?)))
+        let found = found.ok_or_else(Problem::not_found)?;
+        let around = self.revocations.look_around().await;
+        Ok(ok(&view::record(&found, around.as_ref())))
     }
 
     async fn lift(&self, caller: &Caller, id: &str) -> Result<Answer, Problem> {
         let id = RuleId::parse(id).ok_or_else(Problem::not_found)?;
         let lifted = self.revocations.lift(id, origin(caller)).await?;
-        Ok(ok(&view::lifted(id, lifted.rest.as_ref())))
+        let revocations = &self.revocations;
+        let receipt = revocations
+            .follow(lifted.sequence, Patience::default())
+            .await;
+        let status = reached(receipt.as_ref(), revocations.log().is_some())?;
+        let body = view::lifted(id, lifted.rest.as_ref(), receipt.as_ref());
+        Ok(json_answer(status, JSON, &body))
     }
 
     async fn check(&self, headers: &HeaderMap, body: Incoming) -> Result<Answer, Problem> {
@@ -336,6 +358,17 @@ async fn aside<T: Send + 'static>(
 
 fn ok(body: &impl Serialize) -> Answer {
     json_answer(StatusCode::OK, JSON, body)
+}
+
+/// 200 when what was asked for was reached, 202 when it was not yet and what is durable goes on its way by itself. What would be lost
+/// with the process is not acknowledged.
+fn reached(receipt: Option<&Receipt>, durable: bool) -> Result<StatusCode, Problem> {
+    match receipt {
+        None => Ok(StatusCode::OK),
+        Some(receipt) if !receipt.relayed && !durable => Err(Problem::not_relayed()),
+        Some(receipt) if receipt.reached => Ok(StatusCode::OK),
+        Some(_) => Ok(StatusCode::ACCEPTED),
+    }
 }
 
 fn origin(caller: &Caller) -> Origin {

@@ -27,6 +27,7 @@ use self::host::Hosts;
 use super::denylist::Revocations;
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::config::settings;
+use crate::denylist::Lease;
 
 pub use self::auth::Door;
 pub use self::server::{serve, serve_probes};
@@ -62,6 +63,8 @@ pub struct Views {
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// `/metrics`, in the text format of Prometheus.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// For how long the denylist may be trusted.
+    pub lease: Lease,
     /// More members of `/v1/status`.
     pub status: Arc<dyn Fn() -> Map<String, Value> + Send + Sync>,
 }

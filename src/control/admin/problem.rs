@@ -114,6 +114,20 @@ impl Problem {
         )
     }
 
+    /// What was asked is done here, and lost if the process ends now.
+    pub(super) fn not_relayed() -> Self {
+        Self {
+            retry_after_s: NonZeroU32::new(2),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_relayed",
+                "it holds on this gateway for as long as its process lives; the relay did not take it in time, so no other gateway \
+                 knows it yet, and without denylist.path a restart forgets it; it is sent when the relay is back, and asking \
+                 again does no harm",
+            )
+        }
+    }
+
     /// A known caller that may not do this.
     pub(super) fn forbidden(role: &'static str, challenge: &'static str) -> Self {
         let detail = format!("the caller's token needs the role \"{role}\" for this");

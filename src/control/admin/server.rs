@@ -29,8 +29,8 @@ const CONNECTIONS_MAX: usize = 128;
 /// A head must be whole after this, and a kept connection must send its next one. Frees the place of silent callers; probes come every 10 s.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
 
-/// From the end of the head to the answer.
-const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// From the end of the head to the answer: 10 s for a body, up to 30 s that its caller asks to wait, and some for the work.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(45);
 
 /// A connection that is older ends after its current request, so that nobody holds a place by reading slowly.
 const CONNECTION_LIFE: Duration = Duration::from_mins(10);

@@ -25,10 +25,12 @@ use super::{Admin, Condition, Readiness, Views};
 use crate::base::clock::{Clock, ClockHand, UnixSeconds};
 use crate::base::secret::secret;
 use crate::config::settings::{self, AdminToken, Role};
+use crate::control::denylist::testing::{FleetHand, fleet};
 use crate::control::denylist::{
-    IdentifiedToken, IdentifyFault, IssuerLife, Parts, Revocations, Tokens, Writer, revocations,
+    EntryId, Fleet, IdentifiedToken, IdentifyFault, IssuerLife, Member, Parts, Relayed,
+    Revocations, Run, Tokens, View, Writer, revocations,
 };
-use crate::denylist::{self, Fingerprinter, TokenKeys};
+use crate::denylist::{self, Fingerprinter, Lease, TokenKeys};
 use crate::telemetry::metrics::Metrics;
 use crate::token::Claims;
 
@@ -80,8 +82,23 @@ async fn start() -> Server {
 }
 
 async fn start_without_writer(entries_max: usize, connections_max: usize) -> (Server, Writer) {
+    start_in(None, entries_max, connections_max).await
+}
+
+/// A server of a gateway in that fleet, whose writer works.
+async fn start_in_fleet(fleet: Fleet) -> Server {
+    let (server, writer) = start_in(Some(fleet), 1000, 128).await;
+    tokio::spawn(writer.run(CancellationToken::new()));
+    server
+}
+
+async fn start_in(
+    fleet: Option<Fleet>,
+    entries_max: usize,
+    connections_max: usize,
+) -> (Server, Writer) {
     let (clock, hand) = Clock::manual(NOW);
-    let (revocations, writer) = denylist_for(entries_max, clock.clone());
+    let (revocations, writer) = denylist_for(fleet, entries_max, clock.clone());
     let ready = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let views = views(Arc::clone(&ready));
     let token = |name: &str, roles: &[Role]| AdminToken {
@@ -142,17 +159,18 @@ fn views(ready: Arc<std::sync::atomic::AtomicBool>) -> Views {
             ],
         }),
         metrics: Arc::new(|| "jotgate_up 1\n".into()),
+        lease: Lease::unlimited(),
         status: Arc::new(|| {
             Map::from_iter([("issuers".into(), json!([{"name": "shop", "keys": 2}]))])
         }),
     }
 }
 
-fn denylist_for(entries_max: usize, clock: Clock) -> (Revocations, Writer) {
+fn denylist_for(fleet: Option<Fleet>, entries_max: usize, clock: Clock) -> (Revocations, Writer) {
     let (_, index) = denylist::index(entries_max);
     revocations(Parts {
         index,
-        fleet: None,
+        fleet,
         ways: None,
         log: None,
         fingerprinter: Fingerprinter::new(&[1; 16]),
@@ -1086,4 +1104,159 @@ async fn shutdown_ends_every_connection_and_then_returns() {
         .await
         .expect("closed in order");
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+/// A relay that the test plays, with another gateway `b`.
+fn played_fleet() -> (Fleet, FleetHand) {
+    let (fleet, hand) = fleet("a".into(), Duration::from_secs(30));
+    hand.show_members(vec![fleet_member("a", 0), fleet_member("b", 0)]);
+    (fleet, hand)
+}
+
+fn fleet_member(name: &str, applied_ms: u64) -> Member {
+    Member {
+        name: name.into(),
+        version: "0.1.0".into(),
+        run: Run::default(),
+        applied: EntryId {
+            ms: applied_ms,
+            sequence: 0,
+        },
+        entries: 1,
+        in_sync: true,
+        at: NOW,
+    }
+}
+
+fn taken(sequence: u64, at_ms: u64) -> Relayed {
+    Relayed {
+        sequence,
+        run: Run::default(),
+        id: EntryId {
+            ms: at_ms,
+            sequence: 0,
+        },
+        at: NOW,
+    }
+}
+
+#[tokio::test]
+async fn without_a_log_nothing_is_acknowledged_that_the_relay_did_not_take() {
+    let (fleet, hand) = played_fleet();
+    let server = start_in_fleet(fleet).await;
+    let body = json!({"iss": ISSUER, "sub": "alice", "timeout": "1ms"});
+    let reply = server.revoke("all", body).await;
+    let detail = reply.is(503, "not_relayed")["detail"].to_string();
+    assert!(detail.contains("as long as its process lives"), "{detail}");
+    assert_eq!(reply.header(RETRY_AFTER), "2");
+    let local = json!({"iss": ISSUER, "sub": "bob", "wait": "local", "timeout": "1ms"});
+    server.revoke("all", local).await.is(503, "not_relayed");
+    let dry = json!({"iss": ISSUER, "sub": "eve", "dry_run": true});
+    assert_eq!(server.revoke("all", dry).await.ok().get("fleet"), None);
+    // It says the truth: the rule holds here.
+    let check = json!({"token": "alice.x"});
+    let check = server
+        .call("all", Method::POST, "/v1/check", Some(check))
+        .await;
+    assert_eq!(check.ok()["denied"], true);
+    hand.relayed.send_replace(taken(100, 5));
+    let reply = server.revoke("all", user("carol")).await.ok();
+    assert_eq!(
+        reply["fleet"],
+        json!({"wait": "relay", "reached": true, "relayed": true, "pending": ["b"], "effective_by": NOW.0 + 31})
+    );
+    assert_eq!(
+        reply["rules"][0]["applied"],
+        json!({"gateways": 1, "of": 2})
+    );
+}
+
+#[tokio::test]
+async fn the_fleet_is_waited_for_and_the_answer_says_what_was_reached() {
+    let (fleet, mut hand) = played_fleet();
+    hand.relayed.send_replace(taken(100, 5));
+    hand.show(View {
+        last: EntryId { ms: 5, sequence: 0 },
+        ..View::default()
+    });
+    let server = start_in_fleet(fleet).await;
+    let applied = Arc::new(std::sync::atomic::AtomicU64::new(4));
+    let by_b = Arc::clone(&applied);
+    tokio::spawn(async move {
+        while let Some(question) = hand.asked.recv().await {
+            let at = by_b.load(std::sync::atomic::Ordering::Relaxed);
+            let _ = question.send(vec![fleet_member("a", 0), fleet_member("b", at)]);
+        }
+    });
+    let rule =
+        |timeout: &str| json!({"iss": ISSUER, "sub": "alice", "wait": "fleet", "timeout": timeout});
+    let late = server.revoke("all", rule("10ms")).await;
+    assert_eq!(late.status, 202, "{}", late.text);
+    assert_eq!(late.json()["fleet"]["pending"], json!(["b"]));
+    assert_eq!(late.json()["fleet"]["reached"], false);
+    let id = late.json()["rules"][0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/revocations/{id}");
+    let read = server.get("all", &path).await.ok();
+    let applied_so_far = json!({"gateways": 1, "of": 2});
+    assert_eq!(
+        read["fleet"],
+        json!({"relayed": true, "applied": applied_so_far, "pending": ["b"]})
+    );
+    applied.store(5, std::sync::atomic::Ordering::Relaxed);
+    let done = server.revoke("all", rule("10s")).await.ok();
+    assert_eq!(done["fleet"]["reached"], true);
+    assert_eq!(done["rules"][0]["applied"], json!({"gateways": 2, "of": 2}));
+    let read = server.get("all", &path).await.ok();
+    assert_eq!(read["fleet"]["pending"], json!([]));
+    let unknown = rule("soon");
+    server
+        .revoke("all", unknown)
+        .await
+        .is(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn a_lift_waits_for_the_relay_as_well() {
+    let (fleet, hand) = played_fleet();
+    hand.relayed.send_replace(taken(100, 5));
+    let server = start_in_fleet(fleet).await;
+    let block = json!({"iss": ISSUER, "client_id": "app", "standing": true});
+    let made = server.revoke("all", block).await.ok();
+    let path = format!(
+        "/v1/revocations/{}",
+        made["rules"][0]["id"].as_str().unwrap()
+    );
+    let lifted = server.call("all", Method::DELETE, &path, None).await.ok();
+    assert_eq!(lifted["fleet"]["relayed"], true);
+}
+
+#[tokio::test]
+async fn the_status_lists_the_fleet() {
+    let (fleet, hand) = played_fleet();
+    hand.show(View {
+        fault: Some("connection refused".into()),
+        outbox: 2,
+        ..View::default()
+    });
+    let server = start_in_fleet(fleet).await;
+    let status = server.get("read", "/v1/status").await.ok();
+    let fleet = &status["fleet"];
+    assert_eq!(
+        (
+            &fleet["name"],
+            &fleet["state"],
+            &fleet["fault"],
+            &fleet["outbox"]
+        ),
+        (
+            &json!("a"),
+            &json!("away"),
+            &json!("connection refused"),
+            &json!(2)
+        )
+    );
+    assert_eq!(fleet["members"].as_array().map(Vec::len), Some(2));
+    assert_eq!(fleet["members"][1]["name"], "b");
+    let alone = start().await.get("read", "/v1/status").await.ok();
+    assert_eq!(alone.get("fleet"), None);
 }

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::control::denylist::{Outcome, Page, Record, RuleId, Verdict};
+use crate::control::denylist::{Outcome, Page, Receipt, Record, RuleId, Verdict};
 
 /// What every answer shows of a rule.
 #[derive(Serialize)]
@@ -64,29 +64,88 @@ enum Fate {
     Written { durable: bool, applied: Applied },
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 struct Applied {
-    gateways: u32,
-    of: u32,
+    gateways: usize,
+    of: usize,
 }
 
-/// The answer to `POST /v1/revocations`. A rule lives in this one gateway: in its memory, and in its log if it has one.
-pub(super) fn revoked(outcomes: &[Outcome], durable: bool) -> impl Serialize {
+impl From<Option<&Receipt>> for Applied {
+    /// Without a fleet a rule lives in this one gateway: in its memory, and in its log if it has one.
+    fn from(receipt: Option<&Receipt>) -> Self {
+        let (gateways, of) = receipt.map_or((1, 1), |receipt| receipt.applied);
+        Self { gateways, of }
+    }
+}
+
+/// How far a change has come in a fleet.
+#[derive(Serialize)]
+struct Spread<'a> {
+    wait: &'static str,
+    reached: bool,
+    relayed: bool,
+    /// Null: the relay does not have it.
+    effective_by: Option<u64>,
+    pending: &'a [Box<str>],
+}
+
+impl<'a> From<&'a Receipt> for Spread<'a> {
+    fn from(receipt: &'a Receipt) -> Self {
+        Self {
+            wait: receipt.wait.as_str(),
+            reached: receipt.reached,
+            relayed: receipt.relayed,
+            effective_by: receipt.effective_by.map(|at| at.0),
+            pending: &receipt.pending,
+        }
+    }
+}
+
+/// The answer to `POST /v1/revocations`. The fleet has one part for all: they were sent together.
+pub(super) fn revoked(
+    outcomes: &[Outcome],
+    durable: bool,
+    receipt: Option<&Receipt>,
+) -> impl Serialize {
     #[derive(Serialize)]
     struct Revoked<'a> {
         rules: Vec<Made<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fleet: Option<Spread<'a>>,
     }
+    let applied = Applied::from(receipt);
     Revoked {
         rules: outcomes
             .iter()
-            .map(|outcome| made(outcome, durable))
+            .map(|outcome| made(outcome, durable, applied))
             .collect(),
+        fleet: receipt.map(Spread::from),
     }
 }
 
-/// One rule.
-pub(super) fn record(record: &Record) -> impl Serialize {
-    full(record)
+/// One rule, and how far everything has come that is in force here.
+pub(super) fn record(record: &Record, around: Option<&Receipt>) -> impl Serialize {
+    #[derive(Serialize)]
+    struct Around<'a> {
+        relayed: bool,
+        applied: Applied,
+        pending: &'a [Box<str>],
+    }
+    #[derive(Serialize)]
+    struct Read<'a> {
+        #[serde(flatten)]
+        rule: Full<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fleet: Option<Around<'a>>,
+    }
+    Read {
+        rule: full(record),
+        fleet: around.map(|around| Around {
+            relayed: around.relayed,
+            applied: Applied::from(Some(around)),
+            pending: &around.pending,
+        }),
+    }
 }
 
 /// A page of the list.
@@ -103,15 +162,22 @@ pub(super) fn page(page: &Page) -> impl Serialize {
 }
 
 /// What is left of a standing order that was lifted.
-pub(super) fn lifted(id: RuleId, rest: Option<&Record>) -> impl Serialize {
+pub(super) fn lifted(
+    id: RuleId,
+    rest: Option<&Record>,
+    receipt: Option<&Receipt>,
+) -> impl Serialize {
     #[derive(Serialize)]
     struct Lifted<'a> {
         lifted: RuleId,
         remaining: Option<Full<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fleet: Option<Spread<'a>>,
     }
     Lifted {
         lifted: id,
         remaining: rest.map(full),
+        fleet: receipt.map(Spread::from),
     }
 }
 
@@ -128,14 +194,13 @@ pub(super) fn verdict(verdict: &Verdict) -> impl Serialize {
     }
 }
 
-fn made(outcome: &Outcome, durable: bool) -> Made<'_> {
+fn made(outcome: &Outcome, durable: bool, applied: Applied) -> Made<'_> {
     Made {
         rule: Rule::from(&*outcome.record),
         created: outcome.created,
         fate: if outcome.dry_run {
             Fate::DryRun { dry_run: true }
         } else {
-            let applied = Applied { gateways: 1, of: 1 };
             Fate::Written { durable, applied }
         },
     }

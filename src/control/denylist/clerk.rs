@@ -1,15 +1,23 @@
 //! Serves the desk: wishes of requests become orders of the writer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::order::{IdentifiedToken, Order};
+use super::receipt::{Patience, Wait};
 use super::record::{Origin, Way};
 use super::service::Revocations;
 use super::writer::RevokeError;
 use crate::denylist::{Kind, Scope, Wish, WishRefused, Wisher};
+
+/// A person waits for the answer to a logout. With a log the rule goes out later all the same; without, it is not acknowledged.
+const PATIENCE: Patience = Patience {
+    wait: Some(Wait::Relay),
+    timeout: Duration::from_secs(1),
+};
 
 /// Answers wishes until `shutdown`; then those that wait are refused.
 pub async fn serve_desk(
@@ -43,7 +51,15 @@ async fn fulfil(wish: &Wish, revocations: &Revocations) -> Result<(), WishRefuse
         },
     };
     match revocations.revoke(vec![order], origin).await {
-        Ok(_) => Ok(()),
+        Ok(written) => {
+            let receipt = revocations.follow(written.sequence, PATIENCE).await;
+            let relayed = receipt.is_none_or(|receipt| receipt.relayed);
+            if relayed || revocations.log().is_some() {
+                Ok(())
+            } else {
+                Err(WishRefused::NotRelayed)
+            }
+        }
         Err(RevokeError::Stopped(_)) => Err(WishRefused::Away),
         Err(_) => Err(WishRefused::Failed),
     }
@@ -70,5 +86,96 @@ fn order(wish: &Wish, revocations: &Revocations) -> Option<Order> {
             };
             revocations.order_for(&token)
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::super::order::{IdentifyFault, IssuerLife, Tokens};
+    use super::super::relay::Relayed;
+    use super::super::relay::testing::{FleetHand, fleet};
+    use super::super::service::{Parts, revocations};
+    use super::*;
+    use crate::base::clock::{Clock, UnixSeconds};
+    use crate::denylist::{Fingerprinter, TokenKeys, WishSubject, index};
+    use crate::token::Claims;
+
+    const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
+
+    struct NoTokens;
+
+    impl Tokens for NoTokens {
+        fn identify(&self, _: &str) -> Result<IdentifiedToken, IdentifyFault> {
+            Err(IdentifyFault::Malformed)
+        }
+    }
+
+    /// A gateway without a log in a fleet.
+    fn scene() -> (Revocations, FleetHand) {
+        let (fleet, hand) = fleet("a".into(), Duration::from_secs(30));
+        let (revocations, writer) = revocations(Parts {
+            index: index(10).1,
+            log: None,
+            fingerprinter: Fingerprinter::new(&[1; 16]),
+            issuers: [IssuerLife {
+                issuer: "https://id".into(),
+                max_lifetime: Duration::from_hours(1),
+                leeway: Duration::from_secs(30),
+            }]
+            .into_iter()
+            .collect(),
+            tokens: Arc::new(NoTokens),
+            fleet: Some(fleet),
+            clock: Clock::manual(NOW).0,
+        });
+        tokio::spawn(writer.run(CancellationToken::new()));
+        (revocations, hand)
+    }
+
+    fn wish() -> Wish {
+        let claims = Claims {
+            issuer: "https://id".into(),
+            audiences: vec![],
+            expires: UnixSeconds(NOW.0 + 60),
+            not_before: None,
+            issued: Some(NOW),
+            token_id: None,
+            session_id: Some("s".into()),
+            subject: Some("alice".into()),
+            client: None,
+            scopes: vec![],
+            all: serde_json::Value::Null,
+        };
+        Wish {
+            scope: Scope::Session,
+            wisher: Wisher::Logout,
+            route: "r".into(),
+            subject: WishSubject {
+                issuer: "https://id".into(),
+                keys: TokenKeys::of(&Fingerprinter::new(&[1; 16]), &claims, None, b"h.p"),
+                token_id: None,
+                session_id: Some("s".into()),
+                subject: Some("alice".into()),
+                expires: claims.expires,
+            },
+            answer: oneshot::channel().0,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_log_a_logout_waits_for_the_relay() {
+        let (revocations, hand) = scene();
+        let began = tokio::time::Instant::now();
+        let refused = fulfil(&wish(), &revocations).await;
+        assert_eq!(refused, Err(WishRefused::NotRelayed));
+        assert_eq!(began.elapsed(), PATIENCE.timeout);
+        hand.relayed.send_replace(Relayed {
+            sequence: 100,
+            ..Relayed::default()
+        });
+        assert_eq!(fulfil(&wish(), &revocations).await, Ok(()));
+        assert_eq!(began.elapsed(), PATIENCE.timeout, "at once");
     }
 }

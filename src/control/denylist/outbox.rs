@@ -109,7 +109,6 @@ impl Outbox {
         self.state().records
     }
 
-
     /// The oldest parcels with about so many records; they stay in it.
     pub(super) fn oldest(&self, records: usize) -> Vec<Parcel> {
         let mut seen = 0;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::order::{IssuerLife, Issuers, Order, Tokens};
+use super::receipt::{Patience, Wait};
 use crate::base::clock::UnixSeconds;
 use crate::base::limits::{ID_BYTES_MAX, KID_BYTES_MAX, TOKEN_BYTES_MAX};
 use crate::denylist::{Fingerprinter, Kind};
@@ -35,7 +36,10 @@ const NAMES: [(&str, Kind, usize); 5] = [
     ("kid", Kind::Key, KID_BYTES_MAX),
 ];
 
-const RULE_MEMBERS: [&str; 13] = [
+/// Longest time that a caller may wait. Whoever needs longer asks again: nobody keeps a connection open for it.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+
+const RULE_MEMBERS: [&str; 14] = [
     "token",
     "iss",
     "jti",
@@ -47,11 +51,21 @@ const RULE_MEMBERS: [&str; 13] = [
     "except_sid",
     "reason",
     "wait",
+    "timeout",
     "dry_run",
     "standing",
 ];
 
-const BATCH_MEMBERS: [&str; 4] = ["rules", "reason", "wait", "dry_run"];
+const BATCH_MEMBERS: [&str; 5] = ["rules", "reason", "wait", "timeout", "dry_run"];
+
+/// What a body asks for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What shall be revoked.
+    pub orders: Vec<Order>,
+    /// What must be reached before there is an answer: of a batch whose rules say different things, the most.
+    pub patience: Patience,
+}
 
 /// One thing that is wrong with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,17 +107,27 @@ pub(super) struct Context<'a> {
     pub(super) issuers: &'a Issuers,
     pub(super) tokens: &'a dyn Tokens,
     pub(super) fingerprinter: Fingerprinter,
+    /// Whether there is a fleet to wait for.
+    pub(super) in_fleet: bool,
     pub(super) now: UnixSeconds,
 }
 
+/// What the rules of a body have said so far of waiting.
+#[derive(Default)]
+struct Said {
+    wait: Option<Wait>,
+    timeout: Option<Duration>,
+}
+
 /// Reads one rule, or `{"rules": [ … ]}`.
-pub(super) fn orders(body: &Value, context: &Context<'_>) -> Result<Vec<Order>, Faults> {
+pub(super) fn asked(body: &Value, context: &Context<'_>) -> Result<Asked, Faults> {
     let mut faults = Faults::default();
+    let mut said = Said::default();
     let orders = match body {
         Value::Object(members) if members.contains_key("rules") => {
-            batch(members, context, &mut faults)
+            batch(members, context, &mut said, &mut faults)
         }
-        Value::Object(members) => rule(members, String::new(), context, &mut faults)
+        Value::Object(members) => rule(members, String::new(), context, &mut said, &mut faults)
             .into_iter()
             .collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
@@ -115,20 +139,32 @@ pub(super) fn orders(body: &Value, context: &Context<'_>) -> Result<Vec<Order>, 
         }
     };
     if faults.count() == 0 {
-        Ok(orders)
+        let default = Patience::default();
+        Ok(Asked {
+            orders,
+            patience: Patience {
+                wait: said.wait,
+                timeout: said.timeout.unwrap_or(default.timeout),
+            },
+        })
     } else {
         Err(faults)
     }
 }
 
-fn batch(members: &Map<String, Value>, context: &Context<'_>, faults: &mut Faults) -> Vec<Order> {
+fn batch(
+    members: &Map<String, Value>,
+    context: &Context<'_>,
+    said: &mut Said,
+    faults: &mut Faults,
+) -> Vec<Order> {
     let mut of_all = Members {
         object: members,
         place: String::new(),
         faults,
     };
     of_all.known(&BATCH_MEMBERS);
-    of_all.wait();
+    of_all.patience(context, said);
     let reason = of_all.reason();
     let dry_run = of_all.flag("dry_run");
     let rules = match members.get("rules") {
@@ -156,7 +192,7 @@ fn batch(members: &Map<String, Value>, context: &Context<'_>, faults: &mut Fault
             faults.add(place, "is no object; write a rule");
             continue;
         };
-        if let Some(mut order) = rule(members, place, context, faults) {
+        if let Some(mut order) = rule(members, place, context, said, faults) {
             order.reason = order.reason.or_else(|| reason.clone());
             order.dry_run |= dry_run;
             orders.push(order);
@@ -169,6 +205,7 @@ fn rule(
     members: &Map<String, Value>,
     place: String,
     context: &Context<'_>,
+    said: &mut Said,
     faults: &mut Faults,
 ) -> Option<Order> {
     let before = faults.count();
@@ -178,7 +215,7 @@ fn rule(
         faults,
     };
     rule.known(&RULE_MEMBERS);
-    rule.wait();
+    rule.patience(context, said);
     let reason = rule.reason();
     let dry_run = rule.flag("dry_run");
     let standing = rule.flag("standing");
@@ -418,15 +455,48 @@ impl<'a> Members<'a> {
         }
     }
 
-    fn wait(&mut self) {
-        match self.object.get("wait").map(Value::as_str) {
-            None | Some(Some("local")) => {}
-            Some(Some("relay" | "fleet")) => self.fault(
-                "wait",
-                "needs a fleet, and none is configured; write \"local\" or leave it out",
-            ),
-            Some(_) => self.fault("wait", "is unknown; write \"local\" or leave it out"),
-        }
+    /// How far it must come, and how long that may take.
+    fn patience(&mut self, context: &Context<'_>, said: &mut Said) {
+        let wait = match self.object.get("wait").map(Value::as_str) {
+            None => None,
+            Some(Some("local")) => Some(Wait::Local),
+            Some(Some("relay")) if context.in_fleet => Some(Wait::Relay),
+            Some(Some("fleet")) if context.in_fleet => Some(Wait::Fleet),
+            // Whoever asks for more than there is should learn it here, and not when it was needed.
+            Some(Some("relay" | "fleet")) => {
+                self.fault(
+                    "wait",
+                    "needs a fleet, and none is configured; write \"local\" or leave it out",
+                );
+                None
+            }
+            Some(_) => {
+                self.fault(
+                    "wait",
+                    if context.in_fleet {
+                        "is unknown; write \"local\", \"relay\" or \"fleet\", or leave it out"
+                    } else {
+                        "is unknown; write \"local\" or leave it out"
+                    },
+                );
+                None
+            }
+        };
+        said.wait = said.wait.max(wait);
+        let timeout = self.object.get("timeout").and_then(|value| {
+            let timeout = value
+                .as_str()
+                .and_then(|text| humantime::parse_duration(text).ok())
+                .filter(|timeout| (Duration::from_millis(1)..=TIMEOUT_MAX).contains(timeout));
+            if timeout.is_none() {
+                self.fault(
+                    "timeout",
+                    "is no time to wait; write a text with a unit, \"1ms\" to \"30s\"",
+                );
+            }
+            timeout
+        });
+        said.timeout = said.timeout.max(timeout);
     }
 
     fn issued_before(&mut self, now: UnixSeconds) -> Option<UnixSeconds> {
@@ -498,6 +568,10 @@ mod tests {
     }
 
     fn read(body: &Value) -> Result<Vec<Order>, Faults> {
+        read_in(false, body).map(|asked| asked.orders)
+    }
+
+    fn read_in(in_fleet: bool, body: &Value) -> Result<Asked, Faults> {
         let issuers: Issuers = [IssuerLife {
             issuer: Arc::from("https://id"),
             max_lifetime: Duration::from_hours(1),
@@ -505,12 +579,13 @@ mod tests {
         }]
         .into_iter()
         .collect();
-        orders(
+        asked(
             body,
             &Context {
                 issuers: &issuers,
                 tokens: &OneToken,
                 fingerprinter: Fingerprinter::new(&[1; 16]),
+                in_fleet,
                 now: NOW,
             },
         )
@@ -711,6 +786,57 @@ mod tests {
             };
             faults(&body, expected);
         }
+    }
+
+    #[test]
+    fn a_fleet_can_be_waited_for() {
+        let rule = |more: Value| {
+            let mut rule = json!({"iss": "https://id", "sub": "a"});
+            rule.as_object_mut()
+                .expect("an object")
+                .extend(more.as_object().expect("an object").clone());
+            rule
+        };
+        let patience = |body: &Value| read_in(true, body).map(|asked| asked.patience);
+        let secs = Duration::from_secs;
+        for (more, wait, timeout) in [
+            (json!({}), None, secs(2)),
+            (json!({"wait": "local"}), Some(Wait::Local), secs(2)),
+            (
+                json!({"wait": "relay", "timeout": "30s"}),
+                Some(Wait::Relay),
+                secs(30),
+            ),
+            (
+                json!({"wait": "fleet", "timeout": "1ms"}),
+                Some(Wait::Fleet),
+                Duration::from_millis(1),
+            ),
+        ] {
+            let found = patience(&rule(more.clone())).expect("good");
+            assert_eq!(found, Patience { wait, timeout }, "{more}");
+        }
+        let batch = json!({"timeout": "3s", "rules": [rule(json!({"wait": "fleet"})), rule(json!({"wait": "local", "timeout": "1s"}))]});
+        let most = patience(&batch).expect("good");
+        assert_eq!((most.wait, most.timeout), (Some(Wait::Fleet), secs(3)));
+        for wrong in [
+            json!({"wait": "everybody"}),
+            json!({"wait": 1}),
+            json!({"timeout": "31s"}),
+            json!({"timeout": "0s"}),
+            json!({"timeout": "soon"}),
+            json!({"timeout": 2}),
+        ] {
+            let faults = patience(&rule(wrong.clone())).expect_err("refused");
+            let name = wrong
+                .as_object()
+                .and_then(|it| it.keys().next())
+                .expect("a name");
+            assert_eq!(faults.told.len(), 1, "{wrong}");
+            assert_eq!(faults.told[0].pointer, format!("/{name}"));
+        }
+        let alone = read_in(false, &rule(json!({"timeout": "1s"})));
+        assert!(alone.is_ok(), "it means nothing there, and does no harm");
     }
 
     #[test]

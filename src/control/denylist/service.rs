@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -10,9 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::log::{Log, LogView};
 use super::order::{IdentifiedToken, IdentifyFault, Issuers, Order, Tokens};
+use super::receipt::{Patience, Receipt, Wait, follow, look};
 use super::record::{Origin, Record, RuleId};
 use super::relay::{Fleet, Ways};
-use super::request::{self, Context, Faults};
+use super::request::{self, Asked, Context, Faults};
 use super::writer::{
     Change, INBOX, LiftError, Lifted, Message, Page, Query, ReadError, RevokeError, Stopped,
     Verdict, Writer, Written,
@@ -64,8 +66,13 @@ struct Shared {
     issuers: ArcSwap<Issuers>,
     tokens: Arc<dyn Tokens>,
     fleet: Option<Fleet>,
+    /// The newest change that was acknowledged: [`Written::sequence`].
+    acknowledged: AtomicU64,
     clock: Clock,
 }
+
+/// How long a look at the fleet takes at most: members report within milliseconds of what they apply, if they are well.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The denylist's face, and its writer, which needs a task.
 #[must_use]
@@ -79,6 +86,7 @@ pub fn revocations(parts: Parts) -> (Revocations, Writer) {
         issuers: ArcSwap::from_pointee(parts.issuers),
         tokens: parts.tokens,
         fleet: parts.fleet,
+        acknowledged: AtomicU64::new(0),
         clock: parts.clock.clone(),
     };
     let revocations = Revocations {
@@ -134,12 +142,18 @@ impl Revocations {
 
     /// Reads the body of `POST /v1/revocations`. Ten thousand tokens take a while: not on a thread that serves.
     pub fn read(&self, body: &Value) -> Result<Vec<Order>, Faults> {
-        request::orders(
+        Ok(self.read_asked(body)?.orders)
+    }
+
+    /// The same, with what the caller waits for.
+    pub fn read_asked(&self, body: &Value) -> Result<Asked, Faults> {
+        request::asked(
             body,
             &Context {
                 issuers: &self.shared.issuers.load(),
                 tokens: &*self.shared.tokens,
                 fingerprinter: self.shared.fingerprinter,
+                in_fleet: self.shared.fleet.is_some(),
                 now: self.shared.clock.now(),
             },
         )
@@ -188,13 +202,44 @@ impl Revocations {
                 })
             })
             .await??;
+        self.acknowledged(written.sequence);
         Ok(written)
     }
 
     /// Takes back the standing part of a rule. Answers with what is left of it, if anything is.
     pub async fn lift(&self, id: RuleId, origin: Origin) -> Result<Lifted, LiftError> {
-        self.ask(|answer| Message::Change(Change::Lift { id, origin, answer }))
-            .await?
+        let lifted = self
+            .ask(|answer| Message::Change(Change::Lift { id, origin, answer }))
+            .await??;
+        self.acknowledged(lifted.sequence);
+        Ok(lifted)
+    }
+
+    fn acknowledged(&self, sequence: u64) {
+        self.shared
+            .acknowledged
+            .fetch_max(sequence, Ordering::AcqRel);
+    }
+
+    /// Waits until a change has come as far as its caller asks, for as long as the caller wants. None without a fleet: then it has come
+    /// everywhere already.
+    pub async fn follow(&self, sequence: u64, patience: Patience) -> Option<Receipt> {
+        let fleet = self.shared.fleet.as_ref()?;
+        // What neither disk nor relay has is lost with the process: that is no acknowledgement.
+        let least = if self.log().is_some() {
+            Wait::Local
+        } else {
+            Wait::Relay
+        };
+        let wait = patience.wait.unwrap_or(Wait::Relay).max(least);
+        Some(follow(fleet, sequence, wait, patience.timeout).await)
+    }
+
+    /// How far everything has come that was acknowledged until now. None without a fleet.
+    pub async fn look_around(&self) -> Option<Receipt> {
+        let fleet = self.shared.fleet.as_ref()?;
+        let newest = self.shared.acknowledged.load(Ordering::Acquire);
+        Some(look(fleet, newest, LOOK).await)
     }
 
     /// One rule.

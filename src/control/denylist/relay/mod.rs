@@ -25,6 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::Histogram;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +38,15 @@ use crate::base::backoff::Backoff;
 use crate::base::clock::Clock;
 use crate::denylist::{BootMillis, Index, Lease};
 
-use fleet::FleetHand;
-pub(in crate::control) use fleet::fleet;
+use fleet::{FleetHand, fleet};
+
+#[cfg(test)]
+pub(in crate::control) mod testing {
+    //! What plays the relay in tests.
+
+    pub(in crate::control) use super::fleet::{FleetHand, fleet};
+}
+
 pub use fleet::{Fleet, Member, RelayState, Relayed, View};
 pub use link::{Carrier, Entry, EntryId, Link, LinkFault, Run, Sight};
 pub use redis::{RedisCarrier, RedisLink};
@@ -63,6 +71,8 @@ pub struct Options {
     pub clock: Clock,
     /// The machine's clock since its start.
     pub boot: Arc<dyn Fn() -> BootMillis + Send + Sync>,
+    /// From an entry's writing to its coming into force here, in seconds.
+    pub propagation: Histogram,
     /// Chance for jitter: any number.
     pub chance: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -108,6 +118,8 @@ pub struct Relay<C> {
     view: View,
     /// When rules that outlive the stream's entries were last seen in it, by the server's clock in milliseconds.
     lasting: HashMap<RuleId, u64>,
+    /// The newest entry whose propagation was measured: what is read again is not.
+    measured: EntryId,
     /// Whether this gateway ever had something to lose.
     has_state: bool,
 }
@@ -182,6 +194,7 @@ impl<C: Carrier> Relay<C> {
             members: Members::default(),
             view: View::default(),
             lasting: HashMap::new(),
+            measured: EntryId::default(),
             has_state: false,
         }
     }

@@ -376,6 +376,7 @@ impl<'a, C: Carrier> Session<'a, C> {
             return Ok(());
         }
         let has_some = !entries.is_empty();
+        self.measure(&entries);
         self.cursor = match entries.last() {
             Some(newest) => newest.id,
             // There is nothing more. What was between was trimmed. Fewer entries than were asked for do not say that.
@@ -389,6 +390,23 @@ impl<'a, C: Carrier> Session<'a, C> {
         }
         self.go_on();
         Ok(())
+    }
+
+    /// How long entries took. The server's clock is known to some milliseconds.
+    fn measure(&mut self, entries: &[Entry]) {
+        let now_ms = self.server_now_ms();
+        for entry in entries
+            .iter()
+            .filter(|entry| entry.id > self.relay.measured)
+        {
+            let took = Duration::from_millis(now_ms.saturating_sub(entry.id.ms));
+            if self.survey.is_none() {
+                self.relay.options.propagation.observe(took.as_secs_f64());
+            }
+        }
+        if let Some(newest) = entries.last() {
+            self.relay.measured = self.relay.measured.max(newest.id);
+        }
     }
 
     /// What follows from having read more.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use prometheus::HistogramOpts;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -372,6 +373,7 @@ impl Gateway {
             retention: Arc::new(|| Duration::from_hours(1)),
             clock,
             boot: Arc::new(move || boot_since(born)),
+            propagation: Histogram::with_opts(HistogramOpts::new("p", "p")).unwrap(),
             chance: Arc::new(move || seeded.lock().unwrap().next()),
         };
         let carrier = SimCarrier {

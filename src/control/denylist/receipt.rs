@@ -1,0 +1,357 @@
+//! How far a change has come: durable here, taken by the relay, in force on the gateways of the fleet. A caller says how far it must
+//! come before there is an answer, and gets the truth at that moment in any case.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::relay::{Fleet, Member, Relayed};
+use crate::base::clock::UnixSeconds;
+
+/// How far a change must come before its caller is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wait {
+    /// In force here, and synced to the log if there is one.
+    Local,
+    /// Taken by the relay as well.
+    Relay,
+    /// In force on every gateway that the relay knows.
+    Fleet,
+}
+
+impl Wait {
+    /// The word of bodies and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Relay => "relay",
+            Self::Fleet => "fleet",
+        }
+    }
+}
+
+/// What a caller waits for, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// None: what an acknowledgement means. In a fleet that is the relay, else this gateway.
+    pub wait: Option<Wait>,
+    /// After this the answer says what was reached.
+    pub timeout: Duration,
+}
+
+impl Default for Patience {
+    /// A relay takes milliseconds; one that needs two seconds is away.
+    fn default() -> Self {
+        Self {
+            wait: None,
+            timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How far a change has come in a fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// What was waited for.
+    pub wait: Wait,
+    /// Whether it was reached.
+    pub reached: bool,
+    /// Whether the relay has it.
+    pub relayed: bool,
+    /// After this instant no gateway lets a token through that the change denies, on routes with `on_stale = "deny"`. Whole seconds,
+    /// rounded up. None: the relay does not have it.
+    pub effective_by: Option<UnixSeconds>,
+    /// Gateways on which it is in force, of how many.
+    pub applied: (usize, usize),
+    /// Names of the others.
+    pub pending: Vec<Box<str>>,
+}
+
+/// Between two looks at the members: a healthy fleet is done in a few milliseconds; of one that is not, nothing new is learnt sooner.
+const PAUSE_MIN: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Waits until the change with this sequence has come as far as `wait` says, for at most `timeout`.
+pub(super) async fn follow(fleet: &Fleet, sequence: u64, wait: Wait, timeout: Duration) -> Receipt {
+    let deadline = Instant::now() + timeout;
+    let mut relayed = fleet.relayed();
+    let there = |relayed: &Relayed| relayed.sequence >= sequence;
+    if wait > Wait::Local {
+        // Late or gone, the receipt says what is so.
+        let _ = timeout_at(deadline, relayed.wait_for(there)).await;
+    }
+    if wait < Wait::Fleet || !there(&relayed.borrow()) {
+        let target = relayed.borrow().clone();
+        return Receipt::of(fleet, &target, sequence, wait, &fleet.members());
+    }
+    until_applied(fleet, sequence, deadline, || relayed.borrow().clone()).await
+}
+
+/// How far everything has come that is in force here now: own changes up to `sequence`, and what others wrote.
+pub(super) async fn look(fleet: &Fleet, sequence: u64, at_most: Duration) -> Receipt {
+    let own = fleet.relayed().borrow().clone();
+    let view = fleet.view();
+    let mut target = own;
+    // What others wrote may stand after it. In another run it was published again, and this gateway has said where.
+    if target.run == view.run || target == Relayed::default() {
+        target.run = view.run.clone();
+        target.id = target.id.max(view.applied).max(view.last);
+    }
+    if target.sequence < sequence {
+        return Receipt::of(fleet, &target, sequence, Wait::Fleet, &fleet.members());
+    }
+    let deadline = Instant::now() + at_most;
+    until_applied(fleet, sequence, deadline, || target.clone()).await
+}
+
+/// Asks the members until each has applied what `target` says, or it is too late.
+async fn until_applied(
+    fleet: &Fleet,
+    sequence: u64,
+    deadline: Instant,
+    target: impl Fn() -> Relayed,
+) -> Receipt {
+    let mut pause = PAUSE_MIN;
+    loop {
+        // A relay that is away leaves what was known.
+        let members = match timeout_at(deadline, fleet.refreshed()).await {
+            Ok(Some(members)) => members,
+            Ok(None) | Err(_) => fleet.members().to_vec(),
+        };
+        // The target anew each time: in another run the change stands elsewhere in the stream.
+        let receipt = Receipt::of(fleet, &target(), sequence, Wait::Fleet, &members);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if receipt.reached || left.is_zero() {
+            return receipt;
+        }
+        sleep(pause.min(left)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+impl Receipt {
+    /// As it is now.
+    fn of(fleet: &Fleet, target: &Relayed, sequence: u64, wait: Wait, members: &[Member]) -> Self {
+        let relayed = target.sequence >= sequence;
+        // What is acknowledged is in force here, whatever this gateway has reported of itself.
+        let has = |member: &Member| {
+            *member.name == *fleet.name()
+                || relayed && member.run == target.run && member.applied >= target.id
+        };
+        let pending: Vec<Box<str>> = members
+            .iter()
+            .filter(|member| !has(member))
+            .map(|member| member.name.clone())
+            .collect();
+        let knows_us = members.iter().any(|member| *member.name == *fleet.name());
+        let of = members.len() + usize::from(!knows_us);
+        Self {
+            wait,
+            reached: match wait {
+                Wait::Local => true,
+                Wait::Relay => relayed,
+                Wait::Fleet => relayed && pending.is_empty(),
+            },
+            relayed,
+            effective_by: relayed.then(|| effective_by(target.at, fleet.max_staleness())),
+            applied: (of - pending.len(), of),
+            pending,
+        }
+    }
+}
+
+/// Whoever reported before `at` may trust its denylist for `max_staleness`; whoever reports later has read the change first. `at` was cut to
+/// whole seconds, so that one more makes it sure.
+fn effective_by(at: UnixSeconds, max_staleness: Duration) -> UnixSeconds {
+    let whole = max_staleness.as_secs() + u64::from(max_staleness.subsec_nanos() > 0);
+    at.plus(Duration::from_secs(whole + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::relay::testing::{FleetHand, fleet};
+    use super::super::relay::{EntryId, Run, View};
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    fn id(ms: u64) -> EntryId {
+        EntryId { ms, sequence: 0 }
+    }
+
+    fn run(server: &str) -> Run {
+        Run {
+            server: server.into(),
+            epoch: "e".into(),
+        }
+    }
+
+    fn member(name: &str, server: &str, applied: u64) -> Member {
+        Member {
+            name: name.into(),
+            version: "1".into(),
+            run: run(server),
+            applied: id(applied),
+            entries: 1,
+            in_sync: true,
+            at: UnixSeconds(100),
+        }
+    }
+
+    fn relayed(sequence: u64, server: &str, at_id: u64) -> Relayed {
+        Relayed {
+            sequence,
+            run: run(server),
+            id: id(at_id),
+            at: UnixSeconds(100),
+        }
+    }
+
+    fn scene() -> (Fleet, FleetHand) {
+        let (fleet, hand) = fleet("a".into(), Duration::from_millis(30_500));
+        hand.show_members(vec![member("a", "s", 1), member("b", "s", 1)]);
+        (fleet, hand)
+    }
+
+    /// Answers each question with the next of these, and the last again and again.
+    fn answer(mut hand: FleetHand, answers: Vec<Vec<Member>>) -> tokio::task::JoinHandle<usize> {
+        tokio::spawn(async move {
+            let mut asked = 0;
+            while let Some(question) = hand.asked.recv().await {
+                let members = answers[asked.min(answers.len() - 1)].clone();
+                asked += 1;
+                let _ = question.send(members);
+            }
+            asked
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_local_wait_asks_nobody() {
+        let (fleet, _hand) = scene();
+        let began = Instant::now();
+        let receipt = follow(&fleet, 7, Wait::Local, TIMEOUT).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(receipt.reached && !receipt.relayed);
+        assert_eq!((receipt.applied, receipt.effective_by), ((1, 2), None));
+        assert_eq!(receipt.pending, ["b".into()]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_relay_is_waited_for_and_no_longer_than_asked() {
+        let (fleet, hand) = scene();
+        hand.relayed.send_replace(relayed(6, "s", 5));
+        let began = Instant::now();
+        let receipt = follow(&fleet, 7, Wait::Relay, TIMEOUT).await;
+        assert_eq!(began.elapsed(), TIMEOUT);
+        assert!(!receipt.reached && !receipt.relayed && receipt.effective_by.is_none());
+        let waiting = tokio::spawn({
+            let fleet = fleet.clone();
+            async move { follow(&fleet, 7, Wait::Relay, TIMEOUT).await }
+        });
+        sleep(Duration::from_secs(1)).await;
+        hand.relayed.send_replace(relayed(7, "s", 6));
+        let receipt = waiting.await.expect("no panic");
+        assert!(receipt.reached && receipt.relayed);
+        // 100 s, cut, and 30.5 s: before 131.5 s.
+        assert_eq!(receipt.effective_by, Some(UnixSeconds(132)));
+        assert_eq!(began.elapsed(), TIMEOUT + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_fleet_is_waited_for_until_each_has_applied_it() {
+        let (fleet, hand) = scene();
+        hand.relayed.send_replace(relayed(7, "s", 6));
+        let ours = member("a", "s", 1);
+        let asked = answer(
+            hand,
+            vec![
+                vec![ours.clone(), member("b", "s", 5), member("c", "s", 9)],
+                vec![ours.clone(), member("b", "s", 5), member("c", "s", 9)],
+                vec![ours, member("b", "s", 6), member("c", "s", 9)],
+            ],
+        );
+        let receipt = follow(&fleet, 7, Wait::Fleet, TIMEOUT).await;
+        assert!(receipt.reached && receipt.pending.is_empty());
+        assert_eq!(receipt.applied, (3, 3));
+        drop(fleet);
+        assert_eq!(asked.await.expect("no panic"), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_late_is_named() {
+        let (fleet, hand) = scene();
+        hand.relayed.send_replace(relayed(7, "s", 6));
+        // As far, in another run: that says nothing.
+        let members = vec![member("b", "other", 9), member("c", "s", 6)];
+        let _answering = answer(hand, vec![members]);
+        let began = Instant::now();
+        let receipt = follow(&fleet, 7, Wait::Fleet, TIMEOUT).await;
+        assert_eq!(began.elapsed(), TIMEOUT);
+        assert!(!receipt.reached && receipt.relayed);
+        assert_eq!(receipt.pending, ["b".into()]);
+        assert_eq!(
+            receipt.applied,
+            (2, 3),
+            "this gateway counts, reported or not"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_another_run_the_target_is_another() {
+        let (fleet, mut hand) = scene();
+        hand.relayed.send_replace(relayed(7, "s", 6));
+        let playing = tokio::spawn(async move {
+            let first = hand.asked.recv().await.expect("a question");
+            // The server was replaced by one whose clock is behind; the change was published again.
+            hand.relayed.send_replace(relayed(7, "new", 2));
+            let _ = first.send(vec![member("b", "s", 6)]);
+            let second = hand.asked.recv().await.expect("another question");
+            let _ = second.send(vec![member("b", "new", 2)]);
+            hand
+        });
+        let receipt = follow(&fleet, 7, Wait::Fleet, TIMEOUT).await;
+        assert!(receipt.reached, "{receipt:?}");
+        drop(playing.await.expect("no panic"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_around_counts_what_others_wrote() {
+        let (fleet, hand) = scene();
+        hand.relayed.send_replace(relayed(7, "s", 6));
+        hand.show(View {
+            run: run("s"),
+            applied: id(8),
+            last: id(9),
+            ..View::default()
+        });
+        let members = vec![
+            member("a", "s", 8),
+            member("b", "s", 8),
+            member("c", "s", 9),
+        ];
+        let _answering = answer(hand, vec![members]);
+        let now = look(&fleet, 7, Duration::from_millis(100)).await;
+        assert!(now.relayed && !now.reached);
+        assert_eq!((now.applied, now.pending), ((2, 3), vec!["b".into()]));
+        let ahead = look(&fleet, 8, Duration::from_millis(100)).await;
+        assert!(!ahead.relayed, "a change of ours is not in the stream");
+        assert_eq!(ahead.applied, (1, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_went_away_leaves_what_was_known() {
+        let (fleet, mut hand) = scene();
+        hand.relayed.send_replace(relayed(7, "s", 6));
+        let playing = tokio::spawn(async move {
+            while let Some(question) = hand.asked.recv().await {
+                drop(question);
+            }
+        });
+        let receipt = follow(&fleet, 7, Wait::Fleet, TIMEOUT).await;
+        assert!(!receipt.reached && receipt.relayed);
+        assert_eq!(receipt.pending, ["b".into()]);
+        playing.abort();
+    }
+}
