@@ -102,11 +102,11 @@ impl<'a> From<&'a Receipt> for Spread<'a> {
 }
 
 /// The answer to `POST /v1/revocations`. The fleet has one part for all: they were sent together.
-pub(super) fn revoked(
-    outcomes: &[Outcome],
+pub(super) fn revoked<'r>(
+    outcomes: &'r [Outcome],
     durable: bool,
-    receipt: Option<&Receipt>,
-) -> impl Serialize {
+    receipt: Option<&'r Receipt>,
+) -> impl Serialize + use<'r> {
     #[derive(Serialize)]
     struct Revoked<'a> {
         rules: Vec<Made<'a>>,
@@ -124,7 +124,10 @@ pub(super) fn revoked(
 }
 
 /// One rule, and how far everything has come that is in force here.
-pub(super) fn record(record: &Record, around: Option<&Receipt>) -> impl Serialize {
+pub(super) fn record<'r>(
+    record: &'r Record,
+    around: Option<&'r Receipt>,
+) -> impl Serialize + use<'r> {
     #[derive(Serialize)]
     struct Around<'a> {
         relayed: bool,
@@ -162,11 +165,11 @@ pub(super) fn page(page: &Page) -> impl Serialize {
 }
 
 /// What is left of a standing order that was lifted.
-pub(super) fn lifted(
+pub(super) fn lifted<'r>(
     id: RuleId,
-    rest: Option<&Record>,
-    receipt: Option<&Receipt>,
-) -> impl Serialize {
+    rest: Option<&'r Record>,
+    receipt: Option<&'r Receipt>,
+) -> impl Serialize + use<'r> {
     #[derive(Serialize)]
     struct Lifted<'a> {
         lifted: RuleId,

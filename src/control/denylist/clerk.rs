@@ -128,6 +128,7 @@ mod tests {
             .collect(),
             tokens: Arc::new(NoTokens),
             fleet: Some(fleet),
+            ways: None,
             clock: Clock::manual(NOW).0,
         });
         tokio::spawn(writer.run(CancellationToken::new()));

@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::ZERO);
         assert!(receipt.reached && !receipt.relayed);
         assert_eq!((receipt.applied, receipt.effective_by), ((1, 2), None));
-        assert_eq!(receipt.pending, ["b".into()]);
+        assert_eq!(receipt.pending, [Box::from("b")]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -290,7 +290,7 @@ mod tests {
         let receipt = follow(&fleet, 7, Wait::Fleet, TIMEOUT).await;
         assert_eq!(began.elapsed(), TIMEOUT);
         assert!(!receipt.reached && receipt.relayed);
-        assert_eq!(receipt.pending, ["b".into()]);
+        assert_eq!(receipt.pending, [Box::from("b")]);
         assert_eq!(
             receipt.applied,
             (2, 3),
@@ -334,7 +334,7 @@ mod tests {
         let _answering = answer(hand, vec![members]);
         let now = look(&fleet, 7, Duration::from_millis(100)).await;
         assert!(now.relayed && !now.reached);
-        assert_eq!((now.applied, now.pending), ((2, 3), vec!["b".into()]));
+        assert_eq!((now.applied, now.pending), ((2, 3), vec![Box::from("b")]));
         let ahead = look(&fleet, 8, Duration::from_millis(100)).await;
         assert!(!ahead.relayed, "a change of ours is not in the stream");
         assert_eq!(ahead.applied, (1, 2));
@@ -351,7 +351,7 @@ mod tests {
         });
         let receipt = follow(&fleet, 7, Wait::Fleet, TIMEOUT).await;
         assert!(!receipt.reached && receipt.relayed);
-        assert_eq!(receipt.pending, ["b".into()]);
+        assert_eq!(receipt.pending, [Box::from("b")]);
         playing.abort();
     }
 }
