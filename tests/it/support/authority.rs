@@ -31,6 +31,11 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate whose subject is its issuer's for one that signed itself.
+        let name = rcgen::DnType::CommonName;
+        params
+            .distinguished_name
+            .push(name, "Authority of the tests");
         let key = KeyPair::generate().expect("a key");
         let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
         let folder = tempfile::tempdir().expect("a folder");

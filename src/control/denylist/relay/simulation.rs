@@ -958,8 +958,10 @@ fn after_a_loss_nobody_is_in_sync_before_all_have_come_or_had_the_time() {
         };
         // The second one does not hear of it, and then Redis loses it, and the first one is gone.
         cut(&story, 1, true);
-        story.redis.server.lock().unwrap().replica =
-            story.redis.server.lock().unwrap().data.clone();
+        {
+            let mut server = story.redis.server.lock().unwrap();
+            server.replica = server.data.clone();
+        }
         story.gateways[0].revoke(&["alice".into()], START).await;
         story.pass(Duration::from_secs(1)).await;
         {
