@@ -14,6 +14,7 @@ mod mint;
 mod print;
 mod revoke;
 mod run;
+mod schema;
 mod signing;
 mod status;
 mod when;
@@ -59,6 +60,8 @@ enum Command {
     Run(run::RunArgs),
     /// Check a configuration: all its faults, or the routes as the gateway will see them
     Check(check::CheckArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema(schema::SchemaArgs),
     /// Say how one request would be decided, step by step
     Explain(explain::ExplainArgs),
     /// Try it out: gateway, test tokens and an echo service, all on this machine
@@ -209,6 +212,7 @@ fn execute(command: Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let done = match command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => return check::check(args, out),
+        Command::Schema(args) => schema::schema(args, out),
         Command::Explain(args) => {
             return block_on(explain::explain(args, &clock, &mut io::stdin(), out));
         }
