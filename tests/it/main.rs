@@ -4,6 +4,7 @@ mod actors;
 mod answers;
 mod application;
 mod curl;
+mod examples;
 mod failures;
 mod floods;
 mod forged_headers;
