@@ -13,6 +13,7 @@ mod grpc;
 mod http2;
 mod identity_headers;
 mod key_sets;
+mod kubernetes;
 mod lifecycle;
 mod limits;
 mod properties;
