@@ -4,7 +4,7 @@
 /// Close, 1008 "policy violation", without a text (RFC 6455 section 7.4.1). From a server, so it is not masked.
 pub(super) const CLOSE_POLICY: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
 
-/// Close, 1001 "going away": what others send to who was silent for too long.
+/// Close, 1001 "going away": the gateway ends; and what others send to who was silent for too long.
 pub(super) const CLOSE_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
 /// Where in the stream of frames we are.

@@ -4,6 +4,7 @@ mod actors;
 mod answers;
 mod application;
 mod curl;
+mod drain;
 mod examples;
 mod failures;
 mod floods;
