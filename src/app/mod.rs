@@ -3,6 +3,7 @@
 mod build;
 mod issuers;
 mod lifecycle;
+mod pulse;
 mod rehearsal;
 mod reload;
 mod report;
@@ -11,5 +12,6 @@ mod watch;
 mod work;
 
 pub use lifecycle::{Gateway, StartError};
+pub use pulse::Vitals;
 pub use rehearsal::Rehearsal;
 pub use watch::Watch;

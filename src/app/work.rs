@@ -12,6 +12,7 @@ use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::pulse::Pulses;
 use crate::base::deadline::Deadlines;
 use crate::listener::{Acceptor, ListenerMetrics, Options};
 use crate::proxy::{Shared, Worker};
@@ -44,6 +45,7 @@ pub(super) fn start(
     posts: Vec<Post>,
     shared: Arc<Shared>,
     end: End,
+    pulses: Pulses,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = move || {
         Builder::new_current_thread()
@@ -53,7 +55,10 @@ pub(super) fn start(
     std::thread::Builder::new()
         .name(format!("jotgate-{number}"))
         .spawn(move || match runtime() {
-            Ok(runtime) => runtime.block_on(work(posts, shared, end)),
+            Ok(runtime) => runtime.block_on(async move {
+                spawn_local(pulses.beat(number, end.stop.clone()));
+                work(posts, shared, end).await;
+            }),
             Err(error) => tracing::error!(%error, "a serving thread cannot start; are there enough file descriptors?"),
         })
 }

@@ -17,6 +17,7 @@ mod run;
 mod schema;
 mod signing;
 mod status;
+mod supervisor;
 mod when;
 
 use std::io::{self, Write};
@@ -28,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::app::StartError;
 use crate::base::clock::Clock;
 use crate::config::Faults;
+use crate::listener::InheritError;
 use crate::telemetry::logs::LogError;
 
 /// The environment variable that names the configuration file.
@@ -145,6 +147,8 @@ enum Failure {
     #[error("cannot wait for signals: {0}")]
     Signals(#[source] io::Error),
     #[error(transparent)]
+    Sockets(#[from] InheritError),
+    #[error(transparent)]
     Start(#[from] StartError),
     #[error(
         "the denylist's log failed, so nothing could be revoked any more; the log lines before say why"
@@ -176,6 +180,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Runtime(_)
             | Self::Signals(_)
+            | Self::Sockets(_)
             | Self::Start(_)
             | Self::DenylistFailed
             | Self::Admin(_)

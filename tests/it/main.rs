@@ -25,6 +25,7 @@ mod routes;
 mod slowloris;
 mod streams;
 mod support;
+mod systemd;
 mod targets;
 mod time;
 mod tls;
