@@ -436,6 +436,6 @@ mod tests {
                 );
             }
         }
-        assert_eq!(closed, 8);
+        assert!(closed >= 8, "{closed}");
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::support::client::Request;
 use crate::support::keys::key;
 use crate::support::tokens::{NOW, Token};
-use crate::support::{Upstream, within};
+use crate::support::{Upstream, process, within};
 
 struct Scene {
     upstream: Upstream,
@@ -299,4 +299,21 @@ async fn zitadel_says_in_which_organization_a_role_is() {
         "401 invalid_token"
     );
     assert_eq!(scene.upstream.count(), 2);
+}
+
+#[tokio::test]
+async fn the_schema_that_is_printed_accepts_an_example_and_no_typing_error() {
+    let printed = process::run(&["schema"], &[]).await;
+    assert_eq!(printed.status.code(), Some(0), "{printed:?}");
+    let schema: Value = serde_json::from_str(&printed.stdout).expect("JSON");
+    let text = include_str!("../../config/quickstart.toml");
+    for (text, good) in [
+        (text.to_owned(), true),
+        (text.replace("upstream =", "upstrem ="), false),
+        (format!("workers = \"two\"\n{text}"), false),
+    ] {
+        let file: toml::Table = text.parse().expect("TOML");
+        let file = serde_json::to_value(file).expect("JSON");
+        assert_eq!(jsonschema::is_valid(&schema, &file), good, "{text}");
+    }
 }
