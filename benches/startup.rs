@@ -76,6 +76,7 @@ impl Drop for Gateway {
 }
 
 struct Start {
+    listens: Duration,
     wall: Duration,
     processor: Duration,
     resident_kib: u64,
@@ -101,6 +102,7 @@ fn start(text: &str, routes: usize) -> Start {
         .find(|line| line["message"] == "listening")
         .map(|line| line["address"].as_str().unwrap().to_owned())
         .expect("it listens before it ends");
+    let listens = begun.elapsed();
     let mut stream = TcpStream::connect(address).unwrap();
     let last = routes - 1;
     write!(
@@ -123,6 +125,7 @@ fn start(text: &str, routes: usize) -> Start {
     let resident = status.lines().find(|line| line.starts_with("VmRSS:"));
     let resident = resident.unwrap().split_whitespace().nth(1).unwrap();
     Start {
+        listens,
         wall,
         processor: Duration::from_nanos(processor),
         resident_kib: resident.parse().unwrap(),
@@ -137,9 +140,9 @@ fn main() {
         (&SIZES[..], 3)
     };
     println!(
-        "| routes | issuers | a route believes | first answer after | processor time | resident |"
+        "| routes | issuers | a route believes | listens after | first answer after | processor time | resident |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for &(routes, issuers) in sizes {
         for believe in [Believe::All, Believe::Own] {
             let text = config(routes, issuers, believe);
@@ -148,7 +151,8 @@ fn main() {
             let middle = &starts[starts.len() / 2];
             let (least, most) = (starts[0].processor, starts[starts.len() - 1].processor);
             println!(
-                "| {routes} | {issuers} | {believe:?} | {} ms | {} ms ({} – {}) | {} MiB |",
+                "| {routes} | {issuers} | {believe:?} | {:.1} ms | {} ms | {} ms ({} – {}) | {} MiB |",
+                middle.listens.as_secs_f64() * 1e3,
                 middle.wall.as_millis(),
                 middle.processor.as_millis(),
                 least.as_millis(),

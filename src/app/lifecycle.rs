@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::issuers::{Members, Starter};
+use super::pulse::{Pulses, Vitals};
 use super::report::Report;
 use super::work::{End, Post};
 use super::{build, denylist, work};
@@ -26,7 +27,7 @@ use crate::control::denylist::{OpenError, Revocations, serve_desk};
 use crate::control::jwks::KeySourceError;
 use crate::denylist::{Lease, desk};
 use crate::listener::tls::Tls;
-use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
+use crate::listener::{self, Address, Inherited, ListenError, ListenerMetrics, inherit_or_bind};
 use crate::proxy::{Shared, StaleNotice};
 use crate::route::Conflict;
 use crate::telemetry::metrics::Metrics;
@@ -49,6 +50,7 @@ pub struct Gateway {
     draining: Arc<AtomicBool>,
     end: End,
     threads: Vec<JoinHandle<()>>,
+    pulses: Pulses,
     control: CancellationToken,
     tasks: TaskTracker,
     denylist_failed: CancellationToken,
@@ -70,6 +72,11 @@ pub enum StartError {
     /// A listener's address cannot be used.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A socket came with the process that no listener is for.
+    #[error(
+        "systemd passed a socket of {0}, which is the address of no listener; write [[listeners]] with it, or take it out of the .socket"
+    )]
+    Unclaimed(Address),
     /// The address of the admin API or of probes cannot be used.
     #[error("the admin API cannot listen on {address}: {source}")]
     ListenAdmin {
@@ -107,17 +114,27 @@ impl Gateway {
     /// Starts every listener and background task; must be called within a tokio runtime, which runs the background tasks.
     /// Returns when requests are accepted, which is before the gateway is ready: keys may still be on their way.
     pub async fn start(settings: Settings, clock: Clock) -> Result<Self, StartError> {
+        Self::start_with(settings, clock, Inherited::default()).await
+    }
+
+    /// The same, with sockets that listen already. Each of them must be of an address in the configuration.
+    pub async fn start_with(
+        settings: Settings,
+        clock: Clock,
+        inherited: Inherited,
+    ) -> Result<Self, StartError> {
         let lease = match settings.denylist.redis {
             None => Lease::unlimited(),
             Some(_) => Lease::ended(),
         };
-        Self::start_under(settings, clock, lease).await
+        Self::start_under(settings, clock, inherited, lease).await
     }
 
     /// The same, with a denylist that is trusted for as long as `lease` says. Somebody must renew it.
     pub async fn start_under(
         settings: Settings,
         clock: Clock,
+        inherited: Inherited,
         lease: Lease,
     ) -> Result<Self, StartError> {
         let control = CancellationToken::new();
@@ -193,8 +210,9 @@ impl Gateway {
 
         let end = End::default();
         let tls: Vec<_> = settings.listeners.iter().map(|l| l.tls.clone()).collect();
+        let pulses = Pulses::new(settings.workers.get());
         let (addresses, threads) =
-            start_threads(settings.listeners, settings.workers.get(), &shared, &end)?;
+            start_threads((settings.listeners, inherited), &pulses, &shared, &end)?;
         let listeners = addresses.iter().map(ToString::to_string).zip(tls);
         let api_tls = admin.map(|admin| (admin.api.to_string(), admin_tls));
         watch_certificates(listeners.chain(api_tls), &shared, &tasks, &control);
@@ -210,6 +228,7 @@ impl Gateway {
             shutdown: settings.shutdown,
             draining,
             threads,
+            pulses,
             control,
             tasks,
             denylist_failed: denylist.failed,
@@ -262,6 +281,18 @@ impl Gateway {
         self.panics.clone()
     }
 
+    /// To see whether its serving threads do something.
+    #[must_use]
+    pub fn vitals(&self) -> Vitals {
+        self.pulses.watch(Instant::now())
+    }
+
+    /// The longest that [`Self::shutdown`] waits for others.
+    #[must_use]
+    pub fn longest_end(&self) -> Duration {
+        self.shutdown.drain_delay + self.shutdown.drain_timeout
+    }
+
     /// Ends gracefully: not ready, drain delay, no new connections, running requests finish under the drain timeout.
     pub async fn shutdown(self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -291,15 +322,16 @@ impl Gateway {
 
 /// Every thread has its share of every listener.
 fn start_threads(
-    listeners: Vec<listener::Options>,
-    threads: usize,
+    (listeners, mut inherited): (Vec<listener::Options>, Inherited),
+    pulses: &Pulses,
     shared: &Arc<Shared>,
     end: &End,
 ) -> Result<(Vec<Address>, Vec<JoinHandle<()>>), StartError> {
+    let threads = pulses.threads();
     let mut posts: Vec<Vec<Post>> = (0..threads).map(|_| vec![]).collect();
     let mut addresses = vec![];
     for options in listeners {
-        let (address, acceptors) = bind(&options, threads)?;
+        let (address, acceptors) = inherit_or_bind(&options, threads, &mut inherited)?;
         tracing::info!(%address, "listening");
         let metrics = ListenerMetrics {
             connections: shared
@@ -321,10 +353,16 @@ fn start_threads(
         }
         addresses.push(address);
     }
+    if let Some(address) = inherited.left() {
+        return Err(StartError::Unclaimed(address.clone()));
+    }
     let threads = posts
         .into_iter()
         .enumerate()
-        .map(|(number, posts)| work::start(number, posts, Arc::clone(shared), end.clone()))
+        .map(|(number, posts)| {
+            let (shared, end) = (Arc::clone(shared), end.clone());
+            work::start(number, posts, shared, end, pulses.clone())
+        })
         .collect::<Result<_, _>>()
         .map_err(StartError::Thread)?;
     Ok((addresses, threads))

@@ -4,6 +4,7 @@ mod build;
 mod denylist;
 mod issuers;
 mod lifecycle;
+mod pulse;
 mod rehearsal;
 mod reload;
 mod report;
@@ -12,5 +13,6 @@ mod watch;
 mod work;
 
 pub use lifecycle::{Gateway, StartError};
+pub use pulse::Vitals;
 pub use rehearsal::Rehearsal;
 pub use watch::Watch;

@@ -12,12 +12,16 @@ use tokio::task::spawn_local;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::pulse::Pulses;
 use crate::base::deadline::Deadlines;
 use crate::listener::{Acceptor, ListenerMetrics, Options};
 use crate::proxy::{Shared, Worker};
 
 /// How often a thread looks for upstream connections that were idle for too long.
 const POOL_SWEEP: Duration = Duration::from_secs(5);
+
+/// What WebSockets have for a goodbye when the thread ends: half a second each, and some more.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// One listener's share of a thread.
 pub(super) struct Post {
@@ -31,7 +35,7 @@ pub(super) struct Post {
 pub(super) struct End {
     /// Accept nothing more, finish what runs.
     pub(super) stop: CancellationToken,
-    /// Leave everything as it is.
+    /// Say goodbye where that can be said, and leave everything else as it is.
     pub(super) abort: CancellationToken,
 }
 
@@ -41,6 +45,7 @@ pub(super) fn start(
     posts: Vec<Post>,
     shared: Arc<Shared>,
     end: End,
+    pulses: Pulses,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = move || {
         Builder::new_current_thread()
@@ -50,7 +55,10 @@ pub(super) fn start(
     std::thread::Builder::new()
         .name(format!("jotgate-{number}"))
         .spawn(move || match runtime() {
-            Ok(runtime) => runtime.block_on(work(posts, shared, end)),
+            Ok(runtime) => runtime.block_on(async move {
+                spawn_local(pulses.beat(number, end.stop.clone()));
+                work(posts, shared, end).await;
+            }),
             Err(error) => tracing::error!(%error, "a serving thread cannot start; are there enough file descriptors?"),
         })
 }
@@ -77,17 +85,20 @@ async fn work(posts: Vec<Post>, shared: Arc<Shared>, end: End) {
     }
     spawn_local(Rc::clone(&worker).end_streams());
     spawn_local(Rc::clone(&worker).drain_bodies());
+    let sweeping = Rc::clone(&worker);
     spawn_local(async move {
         let mut sweep = tokio::time::interval(POOL_SWEEP);
         loop {
             sweep.tick().await;
-            worker.sweep();
+            sweeping.sweep();
         }
     });
     end.stop.cancelled().await;
     tasks.close();
     tokio::select! {
-        () = tasks.wait() => {}
-        () = end.abort.cancelled() => {}
+        () = tasks.wait() => return,
+        () = end.abort.cancelled() => worker.leave(),
     }
+    // What is not done by then ends with the runtime.
+    let _ = deadlines.within(LEAVE_TIMEOUT, tasks.wait()).await;
 }

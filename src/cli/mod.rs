@@ -14,8 +14,10 @@ mod mint;
 mod print;
 mod revoke;
 mod run;
+mod schema;
 mod signing;
 mod status;
+mod supervisor;
 mod when;
 
 use std::io::{self, Write};
@@ -27,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::app::StartError;
 use crate::base::clock::Clock;
 use crate::config::Faults;
+use crate::listener::InheritError;
 use crate::telemetry::logs::LogError;
 
 /// The environment variable that names the configuration file.
@@ -59,6 +62,8 @@ enum Command {
     Run(run::RunArgs),
     /// Check a configuration: all its faults, or the routes as the gateway will see them
     Check(check::CheckArgs),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema(schema::SchemaArgs),
     /// Say how one request would be decided, step by step
     Explain(explain::ExplainArgs),
     /// Try it out: gateway, test tokens and an echo service, all on this machine
@@ -142,6 +147,8 @@ enum Failure {
     #[error("cannot wait for signals: {0}")]
     Signals(#[source] io::Error),
     #[error(transparent)]
+    Sockets(#[from] InheritError),
+    #[error(transparent)]
     Start(#[from] StartError),
     #[error(
         "the denylist's log failed, so nothing could be revoked any more; the log lines before say why"
@@ -173,6 +180,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Runtime(_)
             | Self::Signals(_)
+            | Self::Sockets(_)
             | Self::Start(_)
             | Self::DenylistFailed
             | Self::Admin(_)
@@ -209,6 +217,7 @@ fn execute(command: Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
     let done = match command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => return check::check(args, out),
+        Command::Schema(args) => schema::schema(args, out),
         Command::Explain(args) => {
             return block_on(explain::explain(args, &clock, &mut io::stdin(), out));
         }

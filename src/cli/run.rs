@@ -6,10 +6,11 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use super::{ConfigArgs, Failure, block_on};
+use super::{ConfigArgs, Failure, block_on, supervisor};
 use crate::app::{Gateway, Watch};
 use crate::base::clock::Clock;
 use crate::config::{self, Fixed};
+use crate::listener::Inherited;
 use crate::telemetry::{logs, panics};
 
 #[derive(Debug, Args)]
@@ -28,6 +29,8 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
+    // Before there is another thread: it takes variables out of the environment.
+    let inherited = Inherited::from_environment()?;
     let path = args.config.path()?;
     let watch = Watch::new(&path);
     let (settings, fixed) = config::load_fixed(&path).map_err(Failure::Config)?;
@@ -36,26 +39,57 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
         // Before the gateway starts: a signal that comes in between must not be lost.
         let mut end = EndSignals::listen()?;
         let mut changes = Changes::listen(path, watch)?;
-        let mut gateway = Gateway::start(settings, Clock::system()).await?;
+        let mut gateway = Gateway::start_with(settings, Clock::system(), inherited).await?;
         panics::count(gateway.panics());
-        let result = loop {
-            tokio::select! {
-                name = end.next() => break Ok(name),
-                () = gateway.denylist_failed() => break Err(Failure::DenylistFailed),
-                cause = changes.next() => tracing::info!(cause, "reloading the configuration"),
+        let vitals = gateway.vitals();
+        let life = async {
+            let result = live(&mut gateway, &mut end, &mut changes, &fixed).await;
+            if let Ok(name) = &result {
+                tracing::info!(signal = name, "ending; a second signal ends at once");
             }
-            // Whoever wants it to end does not wait for new issuers.
-            tokio::select! {
-                name = end.next() => break Ok(name),
-                _ = reload(&mut gateway, &changes.path, &fixed) => {}
-            }
+            supervisor::ending(&gateway);
+            shutdown(gateway, end).await;
+            result.map(drop)
         };
-        if let Ok(name) = &result {
-            tracing::info!(signal = name, "ending; a second signal ends at once");
+        tokio::select! {
+            result = life => result,
+            () = supervisor::watchdog(vitals) => Ok(()),
         }
-        shutdown(gateway, end).await;
-        result.map(drop)
     })
+}
+
+/// Until it is told to end, by the signal of that name, or cannot go on.
+async fn live(
+    gateway: &mut Gateway,
+    end: &mut EndSignals,
+    changes: &mut Changes,
+    fixed: &Fixed,
+) -> Result<&'static str, Failure> {
+    let mut is_ready = false;
+    loop {
+        tokio::select! {
+            name = end.next() => return Ok(name),
+            () = gateway.denylist_failed() => return Err(Failure::DenylistFailed),
+            () = gateway.ready(), if !is_ready => {
+                is_ready = true;
+                supervisor::ready();
+                continue;
+            }
+            cause = changes.next() => tracing::info!(cause, "reloading the configuration"),
+        }
+        // Before it is ready, the start is all that systemd waits for.
+        if is_ready {
+            supervisor::reloading();
+        }
+        // Whoever wants it to end does not wait for new issuers.
+        let is_new = tokio::select! {
+            name = end.next() => return Ok(name),
+            is_new = reload(gateway, &changes.path, fixed) => is_new,
+        };
+        if is_ready {
+            supervisor::reloaded(is_new);
+        }
+    }
 }
 
 /// Takes over the file as it is now; what is wrong with it is in the log.

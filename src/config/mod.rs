@@ -9,6 +9,7 @@ pub(crate) mod law;
 mod load;
 mod place;
 mod raw;
+mod schema;
 mod secret;
 pub mod settings;
 mod validate;
@@ -17,6 +18,7 @@ pub use diff::{Change, Outline};
 pub use error::{Fault, Faults};
 pub use fixed::Fixed;
 pub use load::{load, load_beside, load_fixed, load_str};
+pub use schema::schema;
 pub use settings::Settings;
 
 #[cfg(test)]

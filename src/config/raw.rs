@@ -9,9 +9,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// Declares tables of the file. Every key may be absent; `KEYS` lists them for suggestions and for the reference.
+use super::schema::{self, Shape};
+
+/// Declares tables of the file. Every key may be absent; `KEYS` lists them for suggestions and for the reference, `shape` says
+/// to editors what they are.
 macro_rules! sections {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {
         $(
@@ -25,6 +28,12 @@ macro_rules! sections {
             impl $name {
                 /// Its keys, in the order of the reference.
                 pub(super) const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
+            }
+
+            impl Shape for $name {
+                fn shape() -> Value {
+                    schema::table([$((stringify!($field), <$type as Shape>::shape())),*])
+                }
             }
         )*
     };
@@ -448,6 +457,67 @@ pub(super) struct OneOrMany(pub(super) Vec<(Option<usize>, String)>);
 /// What a claim may be: one scalar or a list of them.
 #[derive(Debug)]
 pub(super) struct ClaimValues(pub(super) Vec<Value>);
+
+impl<T: Shape> Shape for List<T> {
+    fn shape() -> Value {
+        json!({"type": "array", "items": T::shape()})
+    }
+}
+
+impl<T: Shape> Shape for Table<T> {
+    fn shape() -> Value {
+        json!({"type": "object", "additionalProperties": T::shape()})
+    }
+}
+
+impl Shape for Span {
+    fn shape() -> Value {
+        json!({"type": "string", "pattern": schema::DURATION})
+    }
+}
+
+impl Shape for Size {
+    fn shape() -> Value {
+        json!({"type": ["string", "integer"], "minimum": 0, "pattern": schema::SIZE})
+    }
+}
+
+impl Shape for SecretRef {
+    fn shape() -> Value {
+        let mut table = SecretTable::shape();
+        table["minProperties"] = 1.into();
+        table["maxProperties"] = 1.into();
+        table
+    }
+}
+
+impl Shape for Discovery {
+    fn shape() -> Value {
+        json!({"type": ["boolean", "string"]})
+    }
+}
+
+impl Shape for Jwks {
+    fn shape() -> Value {
+        json!({"type": ["object", "string"]})
+    }
+}
+
+impl Shape for OneOrMany {
+    fn shape() -> Value {
+        json!({"type": ["string", "array"], "items": String::shape()})
+    }
+}
+
+impl Shape for ClaimValues {
+    fn shape() -> Value {
+        json!({
+            "type": ["string", "integer", "boolean", "array"],
+            "items": {"type": ["string", "integer", "boolean"]},
+            "minItems": 1,
+        })
+    }
+}
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::addresses::{Addresses, Guest};
 use super::failures::ClientFailures;
+use super::inherited::Inherited;
 use super::options::{Address, Options};
 use super::serve::{Front, serve};
 use crate::base::deadline::Deadlines;
@@ -63,9 +64,18 @@ pub struct Acceptor {
 }
 
 #[derive(Debug)]
-enum Listening {
+pub(super) enum Listening {
     Tcp(std::net::TcpListener),
     Unix(StdUnixListener),
+}
+
+impl Listening {
+    fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
+            Self::Unix(socket) => socket.try_clone().map(Self::Unix),
+        }
+    }
 }
 
 /// A connection on its way from one thread's runtime to another's.
@@ -99,24 +109,29 @@ struct Members {
 
 /// Opens a listener's sockets, one for each of `threads`. Returns the address with the port that the system chose.
 pub fn bind(options: &Options, threads: usize) -> Result<(Address, Vec<Acceptor>), ListenError> {
-    let fault = |source| ListenError {
+    inherit_or_bind(options, threads, &mut Inherited::default())
+}
+
+/// The same, but where a socket came with the process, that one is used. There is no other of its address, so all threads accept
+/// from it; who has more than its share hands connections over as ever.
+pub fn inherit_or_bind(
+    options: &Options,
+    threads: usize,
+    inherited: &mut Inherited,
+) -> Result<(Address, Vec<Acceptor>), ListenError> {
+    let (address, sockets) = match (inherited.take(&options.address), &options.address) {
+        (Some(socket), address) => share(&socket, threads).map(|all| (address.clone(), all)),
+        (None, Address::Tcp(address)) => {
+            bind_tcp(*address, threads).map(|(address, all)| (Address::Tcp(address), all))
+        }
+        (None, Address::Unix(path)) => bind_unix(path)
+            .and_then(|socket| share(&Listening::Unix(socket), threads))
+            .map(|all| (options.address.clone(), all)),
+    }
+    .map_err(|source| ListenError {
         address: options.address.clone(),
         source,
-    };
-    let (address, sockets) = match &options.address {
-        Address::Tcp(address) => {
-            let (address, sockets) = bind_tcp(*address, threads).map_err(fault)?;
-            (Address::Tcp(address), sockets)
-        }
-        Address::Unix(path) => {
-            let socket = bind_unix(path).map_err(fault)?;
-            let sockets = (0..threads)
-                .map(|_| socket.try_clone().map(Listening::Unix))
-                .collect::<io::Result<_>>()
-                .map_err(fault)?;
-            (options.address.clone(), sockets)
-        }
-    };
+    })?;
     let (inboxes, receivers): (Vec<_>, Vec<_>) =
         (0..threads).map(|_| mpsc::unbounded_channel()).unzip();
     let crew = Crew(Arc::new(Members {
@@ -143,6 +158,11 @@ pub fn bind(options: &Options, threads: usize) -> Result<(Address, Vec<Acceptor>
         })
         .collect();
     Ok((address, acceptors))
+}
+
+/// One socket for all threads.
+fn share(socket: &Listening, threads: usize) -> io::Result<Vec<Listening>> {
+    (0..threads).map(|_| socket.try_clone()).collect()
 }
 
 fn bind_tcp(address: SocketAddr, threads: usize) -> io::Result<(SocketAddr, Vec<Listening>)> {

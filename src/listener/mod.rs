@@ -6,16 +6,18 @@ mod connection;
 mod failures;
 mod frames;
 mod framing;
+mod inherited;
 mod io;
 mod options;
 mod pace;
 mod serve;
 pub mod tls;
 
-pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind};
+pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind, inherit_or_bind};
 pub use connection::{Busy, Coming, Connection, MayEnd};
 pub use failures::ClientFailures;
 #[cfg(any(test, fuzzing))]
 pub(crate) use framing::law as framing_law;
+pub use inherited::{InheritError, Inherited};
 pub use options::{Address, Options};
 pub use serve::{ConnectionFault, Front};

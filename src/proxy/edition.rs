@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use prometheus::{Histogram, IntCounterVec};
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
@@ -51,6 +52,8 @@ pub struct Worker {
     pub(super) ended: Rc<IntCounterVec>,
     /// What may be cut short by a rule.
     pub(super) streams: Streams,
+    /// The thread ends: tunnels say goodbye.
+    pub(super) leaving: CancellationToken,
     edition: RefCell<Rc<Edition>>,
 }
 
@@ -81,7 +84,13 @@ impl Worker {
             drain: Drain::default(),
             ended: Rc::new(ended),
             streams: Streams::default(),
+            leaving: CancellationToken::new(),
         }
+    }
+
+    /// Ends all tunnels, each with a goodbye to its client.
+    pub fn leave(&self) {
+        self.leaving.cancel();
     }
 
     /// The current edition. A new one is noticed by the first request after the swap; requests that run keep theirs.

@@ -596,7 +596,7 @@ impl Exchange<'_> {
                 self.record,
                 admission.map(Admission::watch),
                 (self.worker.deadlines.clone(), idle_timeout),
-                &self.worker.tasks,
+                (&self.worker.tasks, self.worker.leaving.clone()),
             );
             response
                 .headers_mut()

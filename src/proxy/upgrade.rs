@@ -1,5 +1,5 @@
-//! A WebSocket: after the service has said 101, bytes go both ways until one side ends, both fall silent, or the bearer
-//! may no longer.
+//! A WebSocket: after the service has said 101, bytes go both ways until one side ends, both fall silent, the bearer may no
+//! longer, or the gateway ends.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,6 +14,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, copy, split};
 use tokio::task::spawn_local;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{Record, SILENT};
@@ -35,19 +36,20 @@ pub(super) fn join(
     record: Record,
     watch: Option<Watch>,
     (deadlines, idle_timeout): (Deadlines, Duration),
-    tasks: &TaskTracker,
+    (tasks, leaving): (&TaskTracker, CancellationToken),
 ) {
     let service = hyper::upgrade::on(response);
     let tunnel = async move {
         let mut record = record;
         if let (Ok(client), Ok(service)) = tokio::join!(client, service) {
-            let (down, end) = run(client, service, watch, &deadlines, idle_timeout).await;
+            let (down, end) =
+                run(client, service, watch, (&deadlines, idle_timeout), &leaving).await;
             record.bytes = down;
             match end {
                 Ok(End::Both) => record.complete = true,
                 Ok(End::Silence) => record.cut(SILENT),
                 Ok(End::Bearer(ended)) => record.end(ended),
-                Err(_) => {}
+                Ok(End::Leaving) | Err(_) => {}
             }
         }
         // The request has ended now, and not when its head was answered.
@@ -64,6 +66,8 @@ enum End {
     Silence,
     /// Its bearer may no longer.
     Bearer(Ended),
+    /// The gateway ends, and has waited long enough.
+    Leaving,
 }
 
 /// Runs until both sides have ended. Tells how many octets went down, and how it ended.
@@ -71,8 +75,8 @@ async fn run(
     client: Upgraded,
     service: Upgraded,
     watch: Option<Watch>,
-    deadlines: &Deadlines,
-    idle_timeout: Duration,
+    (deadlines, idle_timeout): (&Deadlines, Duration),
+    leaving: &CancellationToken,
 ) -> (u64, io::Result<End>) {
     let silence = deadlines.deadline();
     silence.set(idle_timeout);
@@ -107,11 +111,12 @@ async fn run(
         ended = ended => Ok(End::Bearer(ended)),
         finished = both => finished.map(|_| End::Both),
         () = poll_fn(|cx| silence.poll(cx)) => Ok(End::Silence),
+        () = leaving.cancelled() => Ok(End::Leaving),
     };
     let close = match outcome {
         Ok(End::Bearer(Ended::Revoked(_) | Ended::Expired)) => Some(&CLOSE_POLICY),
         Ok(End::Bearer(Ended::Stale)) => Some(&CLOSE_LATER),
-        Ok(End::Silence) => Some(&CLOSE_AWAY),
+        Ok(End::Silence | End::Leaving) => Some(&CLOSE_AWAY),
         Ok(End::Both) | Err(_) => None,
     };
     if let Some(close) = close {

@@ -7,7 +7,7 @@ pub(super) const CLOSE_POLICY: [u8; 4] = [0x88, 0x02, 0x03, 0xf0];
 /// Close, 1013 "try again later" (IANA): the same token may do in a moment.
 pub(super) const CLOSE_LATER: [u8; 4] = [0x88, 0x02, 0x03, 0xf5];
 
-/// Close, 1001 "going away": what others send to who was silent for too long.
+/// Close, 1001 "going away": the gateway ends; and what others send to who was silent for too long.
 pub(super) const CLOSE_AWAY: [u8; 4] = [0x88, 0x02, 0x03, 0xe9];
 
 /// Where in the stream of frames we are.

@@ -213,7 +213,7 @@ impl Setup {
         let settings = jotgate::config::load_str("scenario.toml", &text, &self.env)
             .unwrap_or_else(|faults| panic!("{faults}\nin\n{text}"));
         let (clock, hand) = Clock::manual(UnixSeconds(NOW));
-        let inner = jotgate::app::Gateway::start_under(settings, clock.clone(), lease)
+        let inner = jotgate::app::Gateway::start_under(settings, clock.clone(), Inherited::default(), lease)
             .await
             .expect("the gateway starts");
         let address = match inner.addresses().first() {

@@ -1,6 +1,7 @@
 //! The real program, as people start it.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -67,7 +68,10 @@ pub(crate) fn text(path: &Path) -> &str {
 
 impl Process {
     pub(crate) fn start(args: &[&str], env: &[(String, String)]) -> Self {
-        let mut command = command(args);
+        Self::spawn(command(args), env)
+    }
+
+    fn spawn(mut command: Command, env: &[(String, String)]) -> Self {
         command.envs(env.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().expect("the program starts");
         let lines = Arc::<Mutex<Vec<String>>>::default();
@@ -78,6 +82,23 @@ impl Process {
             lines,
             folder: None,
         }
+    }
+
+    /// `jotgate run` with this configuration, as systemd starts it: `socket` is its descriptor 3.
+    pub(crate) fn activated(setup: &Setup, socket: OwnedFd) -> Self {
+        let (folder, file) = config_file(&setup.text());
+        let script =
+            "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" run --config \"$1\" 3<&0 </dev/null";
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script, env!("CARGO_BIN_EXE_jotgate"), text(&file)])
+            .stdin(Stdio::from(socket))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut process = Self::spawn(command, setup.environment());
+        process.folder = Some(folder);
+        process
     }
 
     /// `jotgate run` with this configuration.
