@@ -9,6 +9,7 @@ use crate::http::cors::Cors;
 use crate::identity::ProtectedNames;
 use crate::policy::Mode;
 use crate::route::RouteTable;
+use crate::telemetry::access;
 use crate::upstream::Upstream;
 
 /// One edition.
@@ -20,8 +21,8 @@ pub struct Plan {
     pub protected: ProtectedNames,
     /// Services; a route names one by its position.
     pub upstreams: Box<[Arc<Upstream>]>,
-    /// Whether each request gets an access line.
-    pub access_log: bool,
+    /// None: requests get no access line.
+    pub access_log: Option<access::Options>,
 }
 
 /// One route.

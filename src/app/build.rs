@@ -15,6 +15,7 @@ use crate::listener;
 use crate::plan::{Plan, Route};
 use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
+use crate::telemetry::access;
 use crate::upstream::{self, Upstream};
 
 /// An issuer as requests see it, beside the task that keeps its keys.
@@ -42,7 +43,7 @@ pub(super) fn plan(
     upstreams: Vec<upstream::Options>,
     issuers: &[Arc<Issuer>],
     listeners: &[listener::Options],
-    access_log: bool,
+    access_log: Option<access::Options>,
     running: Option<&Plan>,
 ) -> Result<Plan, Conflict> {
     let by_name: HashMap<&IssuerName, &Arc<Issuer>> = issuers

@@ -17,6 +17,7 @@ use crate::listener;
 use crate::listener::tls::Tls;
 use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{HostPattern, PathPattern};
+use crate::telemetry::access;
 use crate::telemetry::logs::Format;
 use crate::token::{Places, Rules};
 use crate::upstream;
@@ -221,8 +222,8 @@ pub struct Telemetry {
     pub format: Format,
     /// A filter such as `info` or `jotgate=debug`. Default `info`.
     pub level: Box<str>,
-    /// One line per request. Default true.
-    pub access_log: bool,
+    /// One line per request. Default: as the log, for every request.
+    pub access_log: Option<access::Options>,
 }
 
 /// `[shutdown]`

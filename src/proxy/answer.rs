@@ -1,10 +1,11 @@
 //! What is written down of a request when its answer has ended.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version};
 use prometheus::IntCounterVec;
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ use super::streams::Ended;
 use crate::base::names::{IssuerName, RouteName};
 use crate::listener::Busy;
 use crate::plan::Route;
-use crate::telemetry::access::Line;
+use crate::telemetry::access::{Form, Line};
 
 /// Neither side of an answer or a tunnel sent anything for too long.
 pub(super) const SILENT: &str = "ended_silent";
@@ -39,9 +40,18 @@ pub(super) struct Record {
 /// What only the access line needs.
 #[derive(Debug)]
 pub(super) struct Details {
+    pub(super) form: Form,
+    /// Whether it is written even if all goes well.
+    pub(super) is_chosen: bool,
+    /// Since 1970.
+    pub(super) began: Duration,
     pub(super) method: Method,
     pub(super) uri: Uri,
-    pub(super) host: Option<http::HeaderValue>,
+    pub(super) host: Option<HeaderValue>,
+    /// `Referer` and `User-Agent`, where the line has them.
+    pub(super) words: [Option<HeaderValue>; 2],
+    /// As far as it is proven.
+    pub(super) client: Option<IpAddr>,
     pub(super) version: Version,
     pub(super) route: Option<RouteName>,
     pub(super) issuer: Option<IssuerName>,
@@ -77,7 +87,10 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let Some(details) = &self.line else { return };
-        Line {
+        let total = self.start.elapsed();
+        let words = details.words.each_ref();
+        let line = Line {
+            at: details.began + total,
             method: details.method.as_str(),
             host: details
                 .host
@@ -86,18 +99,22 @@ impl Drop for Record {
                 .or(details.uri.host())
                 .unwrap_or_default(),
             path: details.uri.path(),
-            client: self.busy.connection().peer.address,
+            client: details.client,
+            peer: self.busy.connection().peer.address,
             version: details.version,
             status: self.status,
             code: self.code,
             route: details.route.as_ref().map_or("", RouteName::as_str),
             issuer: details.issuer.as_ref().map_or("", IssuerName::as_str),
             bytes: self.bytes,
-            total: self.start.elapsed(),
+            total,
             decision: self.decision,
             upstream: self.upstream,
             complete: self.complete,
+            words: words.map(|words| words.as_ref().map(HeaderValue::as_bytes)),
+        };
+        if details.is_chosen || !line.is_good() {
+            line.write(details.form);
         }
-        .write();
     }
 }

@@ -14,6 +14,7 @@ use super::body::RequestBody;
 use super::drain::Drain;
 use super::streams::{STREAM_SWEEP, Streams};
 use crate::authorize::Tables;
+use crate::base::chance::Chance;
 use crate::base::clock::Clock;
 use crate::base::deadline::Deadlines;
 use crate::denylist::Desk;
@@ -48,6 +49,8 @@ pub struct Worker {
     pub(super) ended: Rc<IntCounterVec>,
     /// What may be cut short by a rule.
     pub(super) streams: Streams,
+    /// For what is done of some requests only.
+    pub(super) chance: RefCell<Chance>,
     edition: RefCell<Rc<Edition>>,
 }
 
@@ -78,6 +81,7 @@ impl Worker {
             drain: Drain::default(),
             ended: Rc::new(ended),
             streams: Streams::default(),
+            chance: RefCell::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, REFERER, UPGRADE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -36,6 +36,7 @@ use crate::listener::{Connection, Front};
 use crate::plan::Route;
 use crate::policy::{Mode, Requirement};
 use crate::route::{Found, NormalPath};
+use crate::telemetry::access::{self, Form};
 use crate::telemetry::metrics::{Decided as Counted, Fate};
 use crate::token::{self, Reject};
 use crate::upstream::Sent;
@@ -66,7 +67,7 @@ impl Front for Worker {
             line: edition
                 .plan
                 .access_log
-                .then(|| Box::new(Details::of(&parts))),
+                .map(|options| Box::new(self.details(options, &connection, &parts))),
         };
         let exchange = Exchange {
             worker: &self,
@@ -699,12 +700,22 @@ struct Answered {
     clock: Rc<Clock>,
 }
 
-impl Details {
-    fn of(parts: &Parts) -> Self {
-        Self {
+impl Worker {
+    /// What the access line says of a request, as far as its head tells.
+    fn details(&self, options: access::Options, connection: &Connection, parts: &Parts) -> Details {
+        let header = |name| parts.headers.get(name).cloned();
+        Details {
+            form: options.form,
+            is_chosen: self.chance.borrow_mut().happens(options.sample),
+            began: self.shared.clock.since_1970(),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
-            host: parts.headers.get(http::header::HOST).cloned(),
+            host: header(HOST),
+            words: match options.form {
+                Form::Combined => [header(REFERER), header(USER_AGENT)],
+                Form::Text | Form::Json | Form::Common => [None, None],
+            },
+            client: connection.client(&parts.headers),
             version: parts.version,
             route: None,
             issuer: None,
@@ -806,7 +817,7 @@ mod tests {
             routes: RouteTable::build(&[entry]).unwrap(),
             protected: ProtectedNames::new([]),
             upstreams: [Arc::new(upstream::Upstream::new(options))].into(),
-            access_log: false,
+            access_log: None,
         }
     }
 

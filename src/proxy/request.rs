@@ -318,7 +318,7 @@ mod tests {
             routes: RouteTable::build(&[]).unwrap(),
             protected: ProtectedNames::new([&HeaderName::from_static("x-user-id")]),
             upstreams: [].into(),
-            access_log: false,
+            access_log: None,
         };
         let route = Route {
             name: RouteName::new("r"),

@@ -1,5 +1,6 @@
 //! Scenarios: a gateway between an issuer and a service, and what each of them sees.
 
+mod access_log;
 mod actors;
 mod answers;
 mod application;
