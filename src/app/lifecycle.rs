@@ -23,7 +23,7 @@ use crate::config::{Outline, Settings};
 use crate::control::admin::{Admin, Door, serve, serve_probes};
 use crate::control::certificates::{Watched, watch};
 use crate::control::denylist::{
-    IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
+    self, IssuerLife, OpenError, Parts, Revocations, revocations, serve_desk,
 };
 use crate::control::jwks::KeySourceError;
 use crate::denylist::{Fingerprinter, Index, desk, index};
@@ -31,6 +31,7 @@ use crate::listener::tls::Tls;
 use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
 use crate::proxy::Shared;
 use crate::route::Conflict;
+use crate::telemetry::logs::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::token::TokenCache;
 
@@ -243,6 +244,11 @@ impl Gateway {
         self.panics.clone()
     }
 
+    /// Tells by a metric how many lines the log of the process has dropped.
+    pub fn tell_dropped_lines(&self, log: &Log) {
+        self.shared.metrics.tell_dropped_lines(log.dropped());
+    }
+
     /// Ends gracefully: not ready, drain delay, no new connections, running requests finish under the drain timeout.
     pub async fn shutdown(self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -291,7 +297,7 @@ fn start_denylist(
     let mut salt = [0; 16];
     let log = if let Some(path) = &settings.path {
         let sync_seconds = metrics.denylist_sync_seconds.clone();
-        let log = Log::open(path, &mut index_writer, clock.now(), sync_seconds)?;
+        let log = denylist::Log::open(path, &mut index_writer, clock.now(), sync_seconds)?;
         salt = *log.salt();
         Some(log)
     } else {
