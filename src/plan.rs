@@ -10,6 +10,7 @@ use crate::identity::ProtectedNames;
 use crate::policy::Mode;
 use crate::route::RouteTable;
 use crate::telemetry::access;
+use crate::telemetry::trace::Tracer;
 use crate::upstream::Upstream;
 
 /// One edition.
@@ -23,6 +24,8 @@ pub struct Plan {
     pub upstreams: Box<[Arc<Upstream>]>,
     /// None: requests get no access line.
     pub access_log: Option<access::Options>,
+    /// None: no traces, and headers about them pass as they are.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// One route.

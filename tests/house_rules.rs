@@ -211,6 +211,7 @@ fn secrets_are_exposed_in_these_files_alone_and_compared_in_constant_time() {
         "config/secret.rs",
         "config/validate/admin.rs",
         "config/validate/issuers.rs",
+        "config/validate/otlp.rs",
         "control/admin/auth.rs",
         "http/client_tls.rs",
         "jwks/key.rs",

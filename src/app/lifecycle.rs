@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::issuers::{Members, Starter};
 use super::report::Report;
 use super::tokens::KnownTokens;
+use super::traces::Traces;
 use super::work::{End, Post};
 use super::{build, work};
 use crate::authorize::{Bearer, Issuer, Tables};
@@ -46,6 +47,7 @@ pub struct Gateway {
     pub(super) outline: Arc<Outline>,
     pub(super) members: Members,
     pub(super) starter: Starter,
+    pub(super) traces: Traces,
     pub(super) revocations: Revocations,
     pub(super) api: Option<Arc<Admin>>,
     pub(super) shutdown: Shutdown,
@@ -124,16 +126,19 @@ impl Gateway {
             .next(settings.issuers, &[], true)
             .map_err(|mut errors| errors.swap_remove(0))?;
         let issuers = next.issuers();
+        let mut traces = Traces::new(metrics.trace_spans.clone(), tasks.clone(), control.clone());
+        let next_traces = traces.next(settings.telemetry.otlp);
         let plan = build::plan(
             settings.routes,
             settings.upstreams,
             &issuers,
             &settings.listeners,
-            settings.telemetry.access_log,
+            (settings.telemetry.access_log, next_traces.tracer()),
             None,
         )
         .map_err(StartError::Routes)?;
         next.take_over(&members);
+        traces.take_over(next_traces);
 
         let denylist = start_denylist(
             &settings.denylist,
@@ -190,6 +195,7 @@ impl Gateway {
             outline,
             members,
             starter,
+            traces,
             revocations: denylist.revocations,
             api,
             shutdown: settings.shutdown,

@@ -256,6 +256,7 @@ sections! {
     Telemetry {
         log: Log,
         access_log: AccessLog,
+        otlp: Otlp,
     }
 
     /// `telemetry.log`
@@ -268,6 +269,18 @@ sections! {
     AccessTable {
         format: String,
         sample: Portion,
+    }
+
+    /// `telemetry.otlp`
+    Otlp {
+        endpoint: String,
+        sample: Portion,
+        follow: String,
+        headers: Table<SecretRef>,
+        timeout: Span,
+        ca: String,
+        insecure_http: bool,
+        service_name: String,
     }
 
     /// The two members of a [`SecretRef`].
@@ -307,6 +320,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("telemetry", Telemetry::KEYS),
     ("telemetry.log", Log::KEYS),
     ("telemetry.access_log", AccessTable::KEYS),
+    ("telemetry.otlp", Otlp::KEYS),
 ];
 
 /// Keys that the design has and this version does not, by the shape of their table.
@@ -317,7 +331,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("upstreams[]", &["balance", "health", "outlier", "retries"]),
     ("routes[]", &["expression", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
-    ("telemetry", &["otlp"]),
 ];
 
 /// The keys of the table whose path has this shape; empty if there is none.

@@ -1,26 +1,27 @@
-//! What is written down of a request when its answer has ended.
+//! What is written down of a request when its answer has ended: the access line, and its spans.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use prometheus::IntCounterVec;
 use tokio::time::Instant;
 
 use super::streams::Ended;
 
-use crate::base::names::{IssuerName, RouteName};
+use crate::base::names::{IssuerName, RouteName, UpstreamName};
 use crate::listener::Busy;
 use crate::plan::Route;
 use crate::telemetry::access::{Form, Line};
+use crate::telemetry::trace::{Call, Context, Finished, TraceId, Tracer};
 
 /// Neither side of an answer or a tunnel sent anything for too long.
 pub(super) const SILENT: &str = "ended_silent";
 
-/// What is known of one request so far. Its end is the end of the answer: then the access line is written, and the
-/// connection is idle again.
+/// What is known of one request so far. Its end is the end of the answer: then it is written down, and the connection is
+/// idle again.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) busy: Busy,
@@ -33,28 +34,46 @@ pub(super) struct Record {
     pub(super) upstream: Option<Duration>,
     /// Streams that were cut short, by reason.
     pub(super) ended: Rc<IntCounterVec>,
-    /// None when access lines are off.
-    pub(super) line: Option<Box<Details>>,
+    /// None when nothing is written down.
+    pub(super) details: Option<Box<Details>>,
 }
 
-/// What only the access line needs.
+/// What only the access line and spans need.
 #[derive(Debug)]
 pub(super) struct Details {
-    pub(super) form: Form,
-    /// Whether it is written even if all goes well.
-    pub(super) is_chosen: bool,
+    /// None without an access line.
+    pub(super) access: Option<Access>,
+    /// None without spans.
+    pub(super) traced: Option<Traced>,
     /// Since 1970.
     pub(super) began: Duration,
     pub(super) method: Method,
     pub(super) uri: Uri,
     pub(super) host: Option<HeaderValue>,
-    /// `Referer` and `User-Agent`, where the line has them.
-    pub(super) words: [Option<HeaderValue>; 2],
     /// As far as it is proven.
     pub(super) client: Option<IpAddr>,
     pub(super) version: Version,
     pub(super) route: Option<RouteName>,
     pub(super) issuer: Option<IssuerName>,
+}
+
+/// How the access line is written.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) form: Form,
+    /// Whether it is written even if all goes well.
+    pub(super) is_chosen: bool,
+    /// `Referer` and `User-Agent`, where the line has them.
+    pub(super) words: [Option<HeaderValue>; 2],
+    pub(super) trace: Option<TraceId>,
+}
+
+/// Where spans go.
+#[derive(Debug)]
+pub(super) struct Traced {
+    pub(super) tracer: Arc<Tracer>,
+    pub(super) place: Context,
+    pub(super) call: Option<Call>,
 }
 
 impl Record {
@@ -71,33 +90,41 @@ impl Record {
 
     /// The request has met its route.
     pub(super) fn meet(&mut self, route: &Arc<Route>) {
-        if let Some(line) = &mut self.line {
-            line.route = Some(route.name.clone());
+        if let Some(details) = &mut self.details {
+            details.route = Some(route.name.clone());
         }
     }
 
     /// The token has named its issuer.
     pub(super) fn name_issuer(&mut self, issuer: Option<&IssuerName>) {
-        if let Some(line) = &mut self.line {
-            line.issuer = issuer.cloned();
+        if let Some(details) = &mut self.details {
+            details.issuer = issuer.cloned();
         }
     }
-}
 
-impl Drop for Record {
-    fn drop(&mut self) {
-        let Some(details) = &self.line else { return };
-        let total = self.start.elapsed();
-        let words = details.words.each_ref();
+    /// A service was asked, and answered or did not.
+    pub(super) fn called(
+        &mut self,
+        upstream: &UpstreamName,
+        (began, took): (Instant, Duration),
+        status: Option<StatusCode>,
+    ) {
+        let details = self.details.as_mut();
+        if let Some(traced) = details.and_then(|details| details.traced.as_mut()) {
+            traced.call = Some(Call {
+                upstream: upstream.clone(),
+                after: began.duration_since(self.start),
+                took,
+                status: status.map(|status| status.as_u16()),
+            });
+        }
+    }
+
+    fn line(&self, access: &Access, details: &Details, total: Duration) {
         let line = Line {
             at: details.began + total,
             method: details.method.as_str(),
-            host: details
-                .host
-                .as_ref()
-                .and_then(|host| host.to_str().ok())
-                .or(details.uri.host())
-                .unwrap_or_default(),
+            host: details.host(),
             path: details.uri.path(),
             client: details.client,
             peer: self.busy.connection().peer.address,
@@ -111,10 +138,60 @@ impl Drop for Record {
             decision: self.decision,
             upstream: self.upstream,
             complete: self.complete,
-            words: words.map(|words| words.as_ref().map(HeaderValue::as_bytes)),
+            trace: access.trace,
+            words: access
+                .words
+                .each_ref()
+                .map(|words| words.as_ref().map(HeaderValue::as_bytes)),
         };
-        if details.is_chosen || !line.is_good() {
-            line.write(details.form);
+        if access.is_chosen || !line.is_good() {
+            line.write(access.form);
+        }
+    }
+
+    fn spans(&self, traced: Traced, details: &Details, total: Duration) {
+        let peer = &self.busy.connection().peer;
+        traced.tracer.record(Box::new(Finished {
+            context: traced.place,
+            began: details.began,
+            total,
+            decision: self.decision,
+            call: traced.call,
+            method: details.method.clone(),
+            host: Finished::cut(details.host()),
+            path: Finished::cut(details.uri.path()),
+            scheme: peer.scheme(),
+            client: details.client,
+            peer: peer.address,
+            version: details.version,
+            status: self.status,
+            code: self.code,
+            route: details.route.clone(),
+            issuer: details.issuer.clone(),
+            bytes: self.bytes,
+            complete: self.complete,
+        }));
+    }
+}
+
+impl Details {
+    fn host(&self) -> &str {
+        let header = self.host.as_ref().and_then(|host| host.to_str().ok());
+        header.or(self.uri.host()).unwrap_or_default()
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some(mut details) = self.details.take() else {
+            return;
+        };
+        let total = self.start.elapsed();
+        if let Some(access) = &details.access {
+            self.line(access, &details, total);
+        }
+        if let Some(traced) = details.traced.take() {
+            self.spans(traced, &details, total);
         }
     }
 }

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-use super::answer::{Details, Record};
+use super::answer::{Access, Details, Record, Traced};
 use super::body::{BodyFault, RequestBody, ResponseBody};
 use super::clock::Clock;
 use super::edition::{Edition, Worker};
@@ -36,8 +36,9 @@ use crate::listener::{Connection, Front};
 use crate::plan::Route;
 use crate::policy::{Mode, Requirement};
 use crate::route::{Found, NormalPath};
-use crate::telemetry::access::{self, Form};
+use crate::telemetry::access::Form;
 use crate::telemetry::metrics::{Decided as Counted, Fate};
+use crate::telemetry::trace::Context;
 use crate::token::{self, Reject};
 use crate::upstream::Sent;
 
@@ -54,6 +55,7 @@ impl Front for Worker {
     ) -> Response<ResponseBody> {
         let edition = self.edition();
         let (parts, body) = request.into_parts();
+        let place = self.place(&edition, &connection, &parts);
         let record = Record {
             busy: connection.begin(),
             start: Instant::now(),
@@ -64,16 +66,14 @@ impl Front for Worker {
             decision: Duration::ZERO,
             upstream: None,
             ended: Rc::clone(&self.ended),
-            line: edition
-                .plan
-                .access_log
-                .map(|options| Box::new(self.details(options, &connection, &parts))),
+            details: self.details(&edition, place.as_ref(), &connection, &parts),
         };
         let exchange = Exchange {
             worker: &self,
             edition: &edition,
             connection: &connection,
             record,
+            place,
             route: None,
             method: Method::GET,
             version: parts.version,
@@ -91,6 +91,8 @@ struct Exchange<'w> {
     edition: &'w Edition,
     connection: &'w Rc<Connection>,
     record: Record,
+    /// In its trace; none where there are no traces.
+    place: Option<Context>,
     route: Option<&'w Arc<Route>>,
     method: Method,
     /// The client's.
@@ -360,6 +362,7 @@ impl Exchange<'_> {
                 websocket,
                 http2: service.pool.options().http2,
                 scheme: service.pool.options().scheme(),
+                trace: self.place.as_ref(),
             },
         )?;
         // An upload may outlive its token before there is any answer, and go on after it.
@@ -393,7 +396,7 @@ impl Exchange<'_> {
         *request.headers_mut() = std::mem::take(&mut parts.headers);
         let began = Instant::now();
         let mut sending = pin!(service.pool.send(request));
-        let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
+        let sent: Result<_, Refusal> = poll_fn(|cx| match sending.as_mut().poll(cx) {
             Poll::Ready(sent) => Poll::Ready(sent.map_err(|error| {
                 tracing::debug!(upstream = %service.pool.options().name, %error, source = ?std::error::Error::source(&error), "no answer");
                 Refusal::Failure(Failure::from(&error))
@@ -410,10 +413,14 @@ impl Exchange<'_> {
             (Refusal::Failure(_), Some(BodyFault::Broken)) => Failure::BodyBroken.into(),
             (Refusal::Failure(_), Some(BodyFault::Ended(ended))) => Refusal::Ended(ended),
             (refusal, _) => refusal,
-        })?;
+        });
         drop(watch);
-        self.still_allowed()?;
         let took = began.elapsed();
+        let status = sent.as_ref().ok().map(|sent| sent.response.status());
+        self.record
+            .called(&service.pool.options().name, (began, took), status);
+        let sent = sent?;
+        self.still_allowed()?;
         self.record.upstream = Some(took);
         service.seconds.observe(took.as_secs_f64());
         let switching = sent.response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -701,25 +708,53 @@ struct Answered {
 }
 
 impl Worker {
-    /// What the access line says of a request, as far as its head tells.
-    fn details(&self, options: access::Options, connection: &Connection, parts: &Parts) -> Details {
+    /// The place of a request in its trace, where there are traces.
+    fn place(&self, edition: &Edition, connection: &Connection, parts: &Parts) -> Option<Context> {
+        let tracer = edition.plan.tracer.as_ref()?;
+        let is_trusted = connection.peer.trusted;
+        Some(tracer.begin(&parts.headers, is_trusted, &mut self.chance.borrow_mut()))
+    }
+
+    /// What is written down of a request, as far as its head tells; none if nothing is.
+    fn details(
+        &self,
+        edition: &Edition,
+        place: Option<&Context>,
+        connection: &Connection,
+        parts: &Parts,
+    ) -> Option<Box<Details>> {
         let header = |name| parts.headers.get(name).cloned();
-        Details {
+        let access = edition.plan.access_log.map(|options| Access {
             form: options.form,
             is_chosen: self.chance.borrow_mut().happens(options.sample),
-            began: self.shared.clock.since_1970(),
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            host: header(HOST),
             words: match options.form {
                 Form::Combined => [header(REFERER), header(USER_AGENT)],
                 Form::Text | Form::Json | Form::Common => [None, None],
             },
+            trace: place.map(|place| place.trace),
+        });
+        let recorded = place.filter(|place| place.is_sampled);
+        let traced = recorded.zip(edition.plan.tracer.as_ref());
+        let traced = traced.map(|(place, tracer)| Traced {
+            tracer: Arc::clone(tracer),
+            place: place.clone(),
+            call: None,
+        });
+        if access.is_none() && traced.is_none() {
+            return None;
+        }
+        Some(Box::new(Details {
+            access,
+            traced,
+            began: self.shared.clock.since_1970(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            host: header(HOST),
             client: connection.client(&parts.headers),
             version: parts.version,
             route: None,
             issuer: None,
-        }
+        }))
     }
 }
 
@@ -818,6 +853,7 @@ mod tests {
             protected: ProtectedNames::new([]),
             upstreams: [Arc::new(upstream::Upstream::new(options))].into(),
             access_log: None,
+            tracer: None,
         }
     }
 

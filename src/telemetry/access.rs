@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::trace::TraceId;
 use crate::base::chance::Share;
 
 /// Where access lines go in the log; a filter such as `info,jotgate::access=warn` turns them off.
@@ -78,6 +79,8 @@ pub struct Line<'a> {
     pub upstream: Option<Duration>,
     /// Whether the answer was sent to its end.
     pub complete: bool,
+    /// Which trace it belongs to, recorded or not; none where there are no traces.
+    pub trace: Option<TraceId>,
     /// `Referer` and `User-Agent`, for [`Form::Combined`].
     pub words: [Option<&'a [u8]>; 2],
 }
@@ -177,7 +180,11 @@ impl Line<'_> {
         if let Some(upstream) = self.upstream {
             say("upstream_us", Value::Number(micros(upstream)))?;
         }
-        say("complete", Value::Flag(self.complete))
+        say("complete", Value::Flag(self.complete))?;
+        match &self.trace {
+            Some(trace) => say("trace_id", Value::Bare(trace)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -329,6 +336,7 @@ mod tests {
             decision: Duration::from_micros(7),
             upstream: None,
             complete: true,
+            trace: Some(TraceId([0xab; 16])),
             words: [
                 Some(b"https://shop.example/?token=secret#x"),
                 Some(b"curl/8"),
@@ -347,7 +355,7 @@ mod tests {
             Form::Text,
             "2000-10-10T13:55:36.250000Z  INFO jotgate::access: method=\"GET\" host=\"shop.example\" path=\"/orders\" \
              client=203.0.113.9 peer=10.0.0.1 version=HTTP/1.1 status=200 code=\"ok\" route=\"orders\" issuer=\"main\" \
-             bytes=2326 total_us=1500000 decision_us=7 complete=true",
+             bytes=2326 total_us=1500000 decision_us=7 complete=true trace_id=abababababababababababababababab",
         );
         check(
             Form::Common,
@@ -367,6 +375,7 @@ mod tests {
                 "host": "shop.example", "path": "/orders", "client": "203.0.113.9", "peer": "10.0.0.1",
                 "version": "HTTP/1.1", "status": 200, "code": "ok", "route": "orders", "issuer": "main", "bytes": 2326,
                 "total_us": 1_500_000, "decision_us": 7, "complete": true,
+                "trace_id": "ab".repeat(16),
             })
         );
     }
@@ -376,6 +385,7 @@ mod tests {
         let nobody = Line {
             client: None,
             peer: None,
+            trace: None,
             bytes: 0,
             words: [None, None],
             ..line()
@@ -384,7 +394,10 @@ mod tests {
             spelled(Form::Combined, &nobody),
             "- - - [10/Oct/2000:13:55:34 +0000] \"GET /orders HTTP/1.1\" 200 - \"-\" \"-\""
         );
-        assert!(!spelled(Form::Text, &nobody).contains("client="));
+        let text = spelled(Form::Text, &nobody);
+        for absent in ["client=", "peer=", "trace_id="] {
+            assert!(!text.contains(absent), "{text}");
+        }
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Metrics {
     log_lines_dropped: IntCounter,
     /// Who drops them, where the process has a log.
     log: Arc<OnceLock<ErrorCounter>>,
+    /// Spans of traces, by what became of them.
+    pub trace_spans: IntCounterVec,
     /// Attempts to take over a changed configuration, by result.
     pub config_reloads: IntCounterVec,
     /// When the running configuration was taken over.
@@ -205,6 +207,12 @@ impl Metrics {
                 ),
             ),
             log: Arc::default(),
+            trace_spans: counters(
+                &registry,
+                "jotgate_trace_spans_total",
+                "Spans of traces, by what became of them.",
+                &["result"],
+            ),
             config_reloads: counters(
                 &registry,
                 "jotgate_config_reloads_total",

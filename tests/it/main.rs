@@ -28,4 +28,5 @@ mod time;
 mod tls;
 mod token_places;
 mod token_rules;
+mod traces;
 mod upstream_tls;

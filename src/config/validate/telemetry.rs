@@ -1,6 +1,7 @@
 //! `[telemetry]`
 
 use super::check::Check;
+use super::otlp::otlp;
 use crate::base::chance::Share;
 use crate::config::place::KeyPath;
 use crate::config::raw;
@@ -11,7 +12,7 @@ use crate::telemetry::logs::Format;
 /// What is logged unless the file says otherwise.
 const LEVEL: &str = "info";
 
-/// Logs, access lines.
+/// Logs, access lines, traces.
 pub(super) fn telemetry(raw: Option<&raw::Telemetry>, check: &mut Check<'_>) -> Telemetry {
     let at = KeyPath::default().key("telemetry").key("log");
     let log = raw.and_then(|raw| raw.log.as_ref());
@@ -33,6 +34,9 @@ pub(super) fn telemetry(raw: Option<&raw::Telemetry>, check: &mut Check<'_>) -> 
         format,
         level,
         access_log: access_log(raw.and_then(|raw| raw.access_log.as_ref()), format, check),
+        otlp: raw
+            .and_then(|raw| raw.otlp.as_ref())
+            .and_then(|raw| otlp(raw, check)),
     }
 }
 
