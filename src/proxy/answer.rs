@@ -28,6 +28,8 @@ pub(super) struct Record {
     pub(super) start: Instant,
     pub(super) status: u16,
     pub(super) code: &'static str,
+    /// The code of the decision, whatever became of the request afterwards.
+    pub(super) decided: &'static str,
     pub(super) bytes: u64,
     pub(super) complete: bool,
     pub(super) decision: Duration,
@@ -109,6 +111,7 @@ impl Record {
         (began, took): (Instant, Duration),
         status: Option<StatusCode>,
     ) {
+        self.upstream = status.map(|_| took);
         let details = self.details.as_mut();
         if let Some(traced) = details.and_then(|details| details.traced.as_mut()) {
             traced.call = Some(Call {
@@ -157,7 +160,7 @@ impl Record {
             total,
             decision: self.decision,
             call: traced.call,
-            method: details.method.clone(),
+            method: Finished::cut_method(&details.method),
             host: Finished::cut(details.host()),
             path: Finished::cut(details.uri.path()),
             scheme: peer.scheme(),
@@ -166,6 +169,7 @@ impl Record {
             version: details.version,
             status: self.status,
             code: self.code,
+            decided: self.decided,
             route: details.route.clone(),
             issuer: details.issuer.clone(),
             bytes: self.bytes,

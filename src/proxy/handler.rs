@@ -61,6 +61,7 @@ impl Front for Worker {
             start: Instant::now(),
             status: 0,
             code: "",
+            decided: "",
             bytes: 0,
             complete: false,
             decision: Duration::ZERO,
@@ -313,7 +314,7 @@ impl Exchange<'_> {
         code: &'static str,
     ) {
         self.record.decision = self.record.start.elapsed();
-        self.record.code = code;
+        (self.record.code, self.record.decided) = (code, code);
         self.worker
             .shared
             .metrics
@@ -417,11 +418,10 @@ impl Exchange<'_> {
         drop(watch);
         let took = began.elapsed();
         let status = sent.as_ref().ok().map(|sent| sent.response.status());
-        self.record
-            .called(&service.pool.options().name, (began, took), status);
+        let name = &service.pool.options().name;
+        self.record.called(name, (began, took), status);
         let sent = sent?;
         self.still_allowed()?;
-        self.record.upstream = Some(took);
         service.seconds.observe(took.as_secs_f64());
         let switching = sent.response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let switched = sent
@@ -609,6 +609,7 @@ impl Exchange<'_> {
                         .route
                         .map_or((0, ""), |route| (route.number, route.name.as_str()));
                     self.record.decision = self.record.start.elapsed();
+                    self.record.decided = failure.code();
                     self.edition.decisions.count(Counted {
                         route: (number, name),
                         issuer: (0, ""),

@@ -286,7 +286,8 @@ async fn refusals_and_failures_say_whose_fault_they_are() {
     );
 
     assert_eq!(gateway.get("/nowhere").await.status(), 502);
-    let (server, _, client) = scene.collector.request("/nowhere").await;
+    let (server, decision, client) = scene.collector.request("/nowhere").await;
+    assert_eq!(decision.get("jotgate.code"), "ok", "it was let in");
     let client = client.expect("tried");
     assert!(server.is_error() && client.is_error());
     assert_eq!(client.get("error.type"), "upstream_unreachable");

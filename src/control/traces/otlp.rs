@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 
+use crate::base::names::RouteName;
 use crate::telemetry::trace::{Call, Finished, SpanId};
 
 /// W3C: sampled.
@@ -65,7 +66,7 @@ fn spans(finished: &Finished) -> impl Iterator<Item = Span> {
 /// The request, from the end of its head to the end of its answer.
 fn server(finished: &Finished) -> Span {
     let (method, original) = method(&finished.method);
-    let route = finished.route.as_ref().map(|route| route.as_str());
+    let route = finished.route.as_ref().map(RouteName::as_str);
     let remote = if finished.context.parent.is_some() {
         IS_REMOTE
     } else {
@@ -112,7 +113,7 @@ fn server(finished: &Finished) -> Span {
         parent_span_id: finished
             .context
             .parent
-            .map(|parent| parent.0.to_vec())
+            .map(|parent| parent.bytes().to_vec())
             .unwrap_or_default(),
         flags: SAMPLED | KNOWS_REMOTE | remote,
         name: match route {
@@ -133,7 +134,7 @@ fn server(finished: &Finished) -> Span {
 
 /// From the end of the head to the decision.
 fn decision(finished: &Finished) -> Span {
-    let mut attributes = vec![text("jotgate.code", finished.code)];
+    let mut attributes = vec![text("jotgate.code", finished.decided)];
     attributes.extend(
         finished
             .issuer
@@ -181,7 +182,7 @@ fn client(finished: &Finished, call: &Call) -> Span {
 
 fn child(finished: &Finished, id: SpanId, after: Duration, took: Duration) -> Span {
     Span {
-        parent_span_id: finished.context.server.0.to_vec(),
+        parent_span_id: finished.context.server.bytes().to_vec(),
         flags: SAMPLED | KNOWS_REMOTE,
         ..span(finished, id, after, took)
     }
@@ -191,8 +192,8 @@ fn span(finished: &Finished, id: SpanId, after: Duration, took: Duration) -> Spa
     let state = finished.context.state.as_ref();
     let start = finished.began + after;
     Span {
-        trace_id: finished.context.trace.0.to_vec(),
-        span_id: id.0.to_vec(),
+        trace_id: finished.context.trace.bytes().to_vec(),
+        span_id: id.bytes().to_vec(),
         trace_state: state
             .and_then(|state| state.to_str().ok())
             .unwrap_or_default()
@@ -230,17 +231,9 @@ fn method(method: &Method) -> (&str, Option<&str>) {
     if known.contains(method) {
         (method.as_str(), None)
     } else {
-        let original = method.as_str();
-        // A token, so it can be cut anywhere.
-        (
-            "_OTHER",
-            Some(&original[..original.len().min(METHOD_BYTES_MAX)]),
-        )
+        ("_OTHER", Some(method.as_str()))
     }
 }
-
-/// Most of an unknown method that is told, in bytes: more than any that is registered.
-const METHOD_BYTES_MAX: usize = 32;
 
 const fn version(version: Version) -> &'static str {
     match version {
@@ -287,11 +280,6 @@ mod tests {
 
     #[test]
     fn names_of_methods_are_few() {
-        let other = Method::from_bytes(&[b'X'; 100]).unwrap();
-        assert_eq!(
-            method(&other),
-            ("_OTHER", Some(&*"X".repeat(METHOD_BYTES_MAX)))
-        );
         assert_eq!(method(&Method::PATCH), ("PATCH", None));
         let small = Method::from_bytes(b"get").unwrap();
         assert_eq!(method(&small), ("_OTHER", Some("get")));

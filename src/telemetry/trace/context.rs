@@ -25,11 +25,27 @@ const SAMPLED: u8 = 1;
 
 /// A trace, not zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct TraceId(pub [u8; 16]);
+pub struct TraceId(pub(in crate::telemetry) [u8; 16]);
 
 /// A span of a trace, not zero.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct SpanId(pub [u8; 8]);
+pub struct SpanId(pub(in crate::telemetry) [u8; 8]);
+
+impl TraceId {
+    /// As OTLP has it.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl SpanId {
+    /// As OTLP has it.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 /// What a request says about where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +184,7 @@ fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
         return None;
     }
     for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        *byte = (digit(pair[0])? << 4) | digit(pair[1])?;
     }
     Some(bytes)
 }
@@ -351,5 +367,28 @@ mod tests {
         };
         check(&[&long(15)], Some(&long(15)));
         check(&[&long(17)], None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_passed_on_reads_the_same(
+            at in 0..PARENT_BYTES,
+            byte in proptest::prelude::any::<u8>(),
+            state in "[a-z0-9@=, \t*/_-]{0,80}",
+        ) {
+            let mut text = GOOD.as_bytes().to_vec();
+            text[at] = byte;
+            let (Ok(line), Ok(state)) = (HeaderValue::from_bytes(&text), state.parse()) else {
+                return Ok(());
+            };
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, line);
+            headers.insert(TRACESTATE, state);
+            if let Some(parent) = Parent::of(&headers) {
+                let place = (parent.trace, parent.span, parent.is_sampled);
+                write(&mut headers, place, parent.state.as_ref());
+                proptest::prop_assert_eq!(Parent::of(&headers), Some(parent));
+            }
+        }
     }
 }

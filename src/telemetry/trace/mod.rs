@@ -16,12 +16,15 @@ use crate::base::names::{IssuerName, RouteName, UpstreamName};
 
 pub use context::{Parent, SpanId, TRACEPARENT, TRACESTATE, TraceId};
 
-/// Requests that wait to be delivered. A quarter of a second of 30,000 requests a second; of some 500 bytes each, and 16 MiB
-/// at the very worst, because long paths are cut.
+/// Requests that wait to be delivered. A quarter of a second of 30,000 requests a second; 4 MiB of usual ones, and some 50 MiB
+/// of a stranger's with the longest paths and states that are kept.
 pub const WAITING_MAX: usize = 8 * 1024;
 
 /// Most of a host or a path that is recorded, in bytes. Longer ones are rare, and a stranger's would fill the queue's memory.
 const TEXT_BYTES_MAX: usize = 1024;
+
+/// Most of a method that is recorded, in bytes: more than any that is registered.
+const METHOD_BYTES_MAX: usize = 32;
 
 /// Whose word about what is recorded is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +76,7 @@ pub struct Finished {
     pub decision: Duration,
     /// The service's part; none if it was not asked.
     pub call: Option<Call>,
-    /// The request's method.
+    /// The request's method, cut.
     pub method: Method,
     /// The request's host, cut.
     pub host: Box<str>,
@@ -89,8 +92,10 @@ pub struct Finished {
     pub version: Version,
     /// The status that was sent.
     pub status: u16,
-    /// The exact reason, `ok` when the request was sent on.
+    /// What became of it, `ok` when the request was sent on and all went well.
     pub code: &'static str,
+    /// What was decided, before a service was asked.
+    pub decided: &'static str,
     /// Whose route it met.
     pub route: Option<RouteName>,
     /// Who issued its token.
@@ -180,7 +185,16 @@ impl Finished {
     /// How many spans it becomes: the request, the decision, and the service's part.
     #[must_use]
     pub const fn spans(&self) -> u64 {
-        2 + self.call.is_some() as u64
+        if self.call.is_some() { 3 } else { 2 }
+    }
+
+    /// As much of a method as is recorded.
+    #[must_use]
+    pub fn cut_method(method: &Method) -> Method {
+        let text = method.as_str().as_bytes();
+        let cut = text.get(..METHOD_BYTES_MAX).map(Method::from_bytes);
+        // What is shorter is whole, and a part of a token is one.
+        cut.and_then(Result::ok).unwrap_or_else(|| method.clone())
     }
 
     /// As much of a host or a path as is recorded.
@@ -233,6 +247,7 @@ mod tests {
             version: Version::HTTP_11,
             status: 200,
             code: "ok",
+            decided: "ok",
             route: None,
             issuer: None,
             bytes: 0,
@@ -302,10 +317,16 @@ mod tests {
     }
 
     #[test]
-    fn a_long_path_is_cut_between_characters() {
+    fn long_texts_are_cut_between_characters() {
         let path = format!("/{}", "\u{e9}".repeat(TEXT_BYTES_MAX));
         let cut = Finished::cut(&path);
         assert_eq!(cut.len(), TEXT_BYTES_MAX - 1);
         assert_eq!(&*Finished::cut("/short"), "/short");
+        let long = Method::from_bytes(&[b'X'; 1000]).unwrap();
+        assert_eq!(
+            Finished::cut_method(&long),
+            "X".repeat(METHOD_BYTES_MAX).as_str()
+        );
+        assert_eq!(Finished::cut_method(&Method::GET), Method::GET);
     }
 }

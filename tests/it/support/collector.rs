@@ -89,22 +89,22 @@ impl Collector {
 
     /// Answers the next messages with these, one after the other, and does not keep them.
     pub(crate) fn refuse(&self, statuses: &[u16]) {
-        self.state.lock().unwrap().refusals = statuses.to_vec();
+        self.state.lock().expect("no holder panics").refusals = statuses.to_vec();
     }
 
     /// Says of each message that so many of its spans are of no use.
     pub(crate) fn reject(&self, spans: i64) {
-        self.state.lock().unwrap().rejects = spans;
+        self.state.lock().expect("no holder panics").rejects = spans;
     }
 
     /// Target and headers of each message, the refused ones included.
     pub(crate) fn heads(&self) -> Vec<(String, HeaderMap)> {
-        self.state.lock().unwrap().heads.clone()
+        self.state.lock().expect("no holder panics").heads.clone()
     }
 
     /// All spans that it has kept.
     pub(crate) fn spans(&self) -> Vec<Span> {
-        self.state.lock().unwrap().spans.clone()
+        self.state.lock().expect("no holder panics").spans.clone()
     }
 
     /// The spans of the request to this path, once they are there: its own, the decision's, and the service's.
@@ -147,7 +147,7 @@ async fn answer(request: Request<Incoming>, state: &Mutex<State>) -> Response<Fu
         .map(http_body_util::Collected::to_bytes);
     let message = ExportTraceServiceRequest::decode(body.expect("a whole message"));
     let message = message.expect("a message of OTLP");
-    let mut state = state.lock().unwrap();
+    let mut state = state.lock().expect("no holder panics");
     let target = format!("{} {}", head.method, head.uri);
     state.heads.push((target, head.headers));
     if !state.refusals.is_empty() {
