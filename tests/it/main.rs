@@ -15,6 +15,7 @@ mod identity_headers;
 mod key_sets;
 mod lifecycle;
 mod limits;
+mod monitoring;
 mod properties;
 mod proxying;
 mod reload;
