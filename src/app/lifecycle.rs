@@ -126,19 +126,17 @@ impl Gateway {
             .next(settings.issuers, &[], true)
             .map_err(|mut errors| errors.swap_remove(0))?;
         let issuers = next.issuers();
-        let mut traces = Traces::new(metrics.trace_spans.clone(), tasks.clone(), control.clone());
-        let next_traces = traces.next(settings.telemetry.otlp);
+        let traces = Traces::begin(settings.telemetry.otlp, &metrics, &tasks, &control);
         let plan = build::plan(
             settings.routes,
             settings.upstreams,
             &issuers,
             &settings.listeners,
-            (settings.telemetry.access_log, next_traces.tracer()),
+            (settings.telemetry.access_log, traces.tracer()),
             None,
         )
         .map_err(StartError::Routes)?;
         next.take_over(&members);
-        traces.take_over(next_traces);
 
         let denylist = start_denylist(
             &settings.denylist,

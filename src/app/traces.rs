@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::settings::Otlp;
 use crate::control::traces;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Tracer;
 
 /// What tasks that deliver traces need, and the one that does.
@@ -25,17 +26,26 @@ pub(super) struct Traces {
 pub(super) struct Next(Option<(Otlp, Arc<Tracer>)>);
 
 impl Traces {
-    pub(super) const fn new(
-        spans: IntCounterVec,
-        tasks: TaskTracker,
-        control: CancellationToken,
+    /// Those of the first edition.
+    pub(super) fn begin(
+        wanted: Option<Otlp>,
+        metrics: &Metrics,
+        tasks: &TaskTracker,
+        control: &CancellationToken,
     ) -> Self {
-        Self {
-            spans,
-            tasks,
-            control,
+        let mut traces = Self {
+            spans: metrics.trace_spans.clone(),
+            tasks: tasks.clone(),
+            control: control.clone(),
             running: None,
-        }
+        };
+        traces.take_over(traces.next(wanted));
+        traces
+    }
+
+    /// Of the running edition.
+    pub(super) fn tracer(&self) -> Option<Arc<Tracer>> {
+        self.running.as_ref().map(|(_, tracer)| Arc::clone(tracer))
     }
 
     /// The tracer that is wanted: that of the running edition if it is the same, or a new one, whose task begins.

@@ -11,11 +11,12 @@ use tokio::time::Instant;
 
 use super::streams::Ended;
 
-use crate::base::names::{IssuerName, RouteName, UpstreamName};
+use crate::base::names::{IssuerName, RouteName};
 use crate::listener::Busy;
 use crate::plan::Route;
 use crate::telemetry::access::{Form, Line};
 use crate::telemetry::trace::{Call, Context, Finished, TraceId, Tracer};
+use crate::upstream;
 
 /// Neither side of an answer or a tunnel sent anything for too long.
 pub(super) const SILENT: &str = "ended_silent";
@@ -104,23 +105,25 @@ impl Record {
         }
     }
 
-    /// A service was asked, and answered or did not.
+    /// A service was asked, and answered or did not. Yields how long that took.
     pub(super) fn called(
         &mut self,
-        upstream: &UpstreamName,
-        (began, took): (Instant, Duration),
+        upstream: &upstream::Options,
+        began: Instant,
         status: Option<StatusCode>,
-    ) {
+    ) -> Duration {
+        let took = began.elapsed();
         self.upstream = status.map(|_| took);
         let details = self.details.as_mut();
         if let Some(traced) = details.and_then(|details| details.traced.as_mut()) {
             traced.call = Some(Call {
-                upstream: upstream.clone(),
+                upstream: upstream.name.clone(),
                 after: began.duration_since(self.start),
                 took,
                 status: status.map(|status| status.as_u16()),
             });
         }
+        took
     }
 
     fn line(&self, access: &Access, details: &Details, total: Duration) {
@@ -154,7 +157,7 @@ impl Record {
 
     fn spans(&self, traced: Traced, details: &Details, total: Duration) {
         let peer = &self.busy.connection().peer;
-        traced.tracer.record(Box::new(Finished {
+        traced.tracer.record(Finished {
             context: traced.place,
             began: details.began,
             total,
@@ -174,7 +177,7 @@ impl Record {
             issuer: details.issuer.clone(),
             bytes: self.bytes,
             complete: self.complete,
-        }));
+        });
     }
 }
 

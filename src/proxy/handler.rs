@@ -416,10 +416,8 @@ impl Exchange<'_> {
             (refusal, _) => refusal,
         });
         drop(watch);
-        let took = began.elapsed();
         let status = sent.as_ref().ok().map(|sent| sent.response.status());
-        let name = &service.pool.options().name;
-        self.record.called(name, (began, took), status);
+        let took = self.record.called(service.pool.options(), began, status);
         let sent = sent?;
         self.still_allowed()?;
         service.seconds.observe(took.as_secs_f64());

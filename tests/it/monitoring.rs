@@ -211,10 +211,7 @@ fn every_alert_is_of_explained_series_and_says_what_to_do() {
             let text = rule["annotations"][text].as_str().unwrap_or_default();
             assert!(text.len() > 20, "{name}: {text:?} says nothing");
             for label in text.split("$labels.").skip(1) {
-                let label: String = label
-                    .chars()
-                    .take_while(|c| c.is_ascii_lowercase())
-                    .collect();
+                let label: String = label.chars().take_while(char::is_ascii_lowercase).collect();
                 let there = self::groups(expression).contains(&label);
                 assert!(there, "{name}: its result has no {label}");
             }

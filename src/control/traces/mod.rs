@@ -94,7 +94,7 @@ enum Refused {
 }
 
 impl Delivery {
-    async fn run(mut self, mut queue: mpsc::Receiver<Box<Finished>>, end: CancellationToken) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Finished>, end: CancellationToken) {
         let late = async {
             end.cancelled().await;
             sleep(FLUSH_MAX).await;
@@ -105,7 +105,7 @@ impl Delivery {
         }
     }
 
-    async fn work(&mut self, queue: &mut mpsc::Receiver<Box<Finished>>, end: &CancellationToken) {
+    async fn work(&mut self, queue: &mut mpsc::Receiver<Finished>, end: &CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while gather(queue, &mut batch, end).await {
             self.deliver(&batch, end).await;
@@ -114,9 +114,9 @@ impl Delivery {
     }
 
     /// Sends a batch, again if need be.
-    async fn deliver(&mut self, batch: &[Box<Finished>], end: &CancellationToken) {
+    async fn deliver(&mut self, batch: &[Finished], end: &CancellationToken) {
         let body = Bytes::from(otlp::message(&self.resource, batch).encode_to_vec());
-        let count: u64 = batch.iter().map(|finished| finished.spans()).sum();
+        let count: u64 = batch.iter().map(Finished::spans).sum();
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST);
         let mut tries = 0;
         let refused = loop {
@@ -199,8 +199,8 @@ const AGENT: &str = concat!("jotgate/", env!("CARGO_PKG_VERSION"));
 
 /// The next batch; false when there will be none.
 async fn gather(
-    queue: &mut mpsc::Receiver<Box<Finished>>,
-    batch: &mut Vec<Box<Finished>>,
+    queue: &mut mpsc::Receiver<Finished>,
+    batch: &mut Vec<Finished>,
     end: &CancellationToken,
 ) -> bool {
     select! {

@@ -36,7 +36,7 @@ pub(super) fn resource(service_name: &str, instance: &str) -> Resource {
 }
 
 /// One message about all of these.
-pub(super) fn message(resource: &Resource, batch: &[Box<Finished>]) -> ExportTraceServiceRequest {
+pub(super) fn message(resource: &Resource, batch: &[Finished]) -> ExportTraceServiceRequest {
     let scope = InstrumentationScope {
         name: env!("CARGO_PKG_NAME").to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -44,7 +44,7 @@ pub(super) fn message(resource: &Resource, batch: &[Box<Finished>]) -> ExportTra
     };
     let spans = ScopeSpans {
         scope: Some(scope),
-        spans: batch.iter().flat_map(|finished| spans(finished)).collect(),
+        spans: batch.iter().flat_map(spans).collect(),
         ..ScopeSpans::default()
     };
     ExportTraceServiceRequest {

@@ -283,7 +283,7 @@ mod tests {
         for wrong in [
             b"".to_vec(),
             b"00".to_vec(),
-            GOOD[..54].as_bytes().to_vec(),
+            GOOD.as_bytes()[..54].to_vec(),
             format!("{GOOD}-").into_bytes(),
             format!("{GOOD}0").into_bytes(),
             format!("{}x", GOOD.replacen("00-", "01-", 1)).into_bytes(),

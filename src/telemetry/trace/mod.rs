@@ -40,7 +40,7 @@ pub enum Follow {
 pub struct Tracer {
     sample: Share,
     follow: Follow,
-    queue: mpsc::Sender<Box<Finished>>,
+    queue: mpsc::Sender<Finished>,
     dropped: IntCounter,
 }
 
@@ -126,7 +126,7 @@ impl Tracer {
         sample: Share,
         follow: Follow,
         dropped: IntCounter,
-    ) -> (Self, mpsc::Receiver<Box<Finished>>) {
+    ) -> (Self, mpsc::Receiver<Finished>) {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let tracer = Self {
             sample,
@@ -165,7 +165,7 @@ impl Tracer {
     }
 
     /// Takes what is recorded of a request.
-    pub fn record(&self, finished: Box<Finished>) {
+    pub fn record(&self, finished: Finished) {
         let spans = finished.spans();
         if self.queue.try_send(finished).is_err() {
             self.dropped.inc_by(spans);
@@ -220,7 +220,7 @@ mod tests {
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
 
-    fn tracer(sample: f64, follow: Follow) -> (Tracer, mpsc::Receiver<Box<Finished>>) {
+    fn tracer(sample: f64, follow: Follow) -> (Tracer, mpsc::Receiver<Finished>) {
         let dropped = IntCounter::new("dropped", "Dropped.").unwrap();
         Tracer::new(Share::of(sample).unwrap(), follow, dropped)
     }
@@ -231,8 +231,8 @@ mod tests {
         headers
     }
 
-    fn finished(context: Context) -> Box<Finished> {
-        Box::new(Finished {
+    fn finished(context: Context) -> Finished {
+        Finished {
             context,
             began: Duration::ZERO,
             total: Duration::ZERO,
@@ -252,7 +252,7 @@ mod tests {
             issuer: None,
             bytes: 0,
             complete: true,
-        })
+        }
     }
 
     #[test]
