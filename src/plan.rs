@@ -9,6 +9,8 @@ use crate::http::cors::Cors;
 use crate::identity::ProtectedNames;
 use crate::policy::Mode;
 use crate::route::RouteTable;
+use crate::telemetry::access;
+use crate::telemetry::trace::Tracer;
 use crate::upstream::Upstream;
 
 /// One edition.
@@ -20,8 +22,10 @@ pub struct Plan {
     pub protected: ProtectedNames,
     /// Services; a route names one by its position.
     pub upstreams: Box<[Arc<Upstream>]>,
-    /// Whether each request gets an access line.
-    pub access_log: bool,
+    /// None: requests get no access line.
+    pub access_log: Option<access::Options>,
+    /// None: no traces, and headers about them pass as they are.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// One route.

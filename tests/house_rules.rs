@@ -212,6 +212,7 @@ fn secrets_are_exposed_in_these_files_alone_and_compared_in_constant_time() {
         "config/secret.rs",
         "config/validate/admin.rs",
         "config/validate/issuers.rs",
+        "config/validate/otlp.rs",
         "config/validate/redis.rs",
         "control/admin/auth.rs",
         "control/denylist/relay/redis/wire.rs",

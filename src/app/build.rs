@@ -15,6 +15,8 @@ use crate::listener;
 use crate::plan::{Plan, Route};
 use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
+use crate::telemetry::access;
+use crate::telemetry::trace::Tracer;
 use crate::upstream::{self, Upstream};
 
 /// An issuer as requests see it, beside the task that keeps its keys.
@@ -42,7 +44,7 @@ pub(super) fn plan(
     upstreams: Vec<upstream::Options>,
     issuers: &[Arc<Issuer>],
     listeners: &[listener::Options],
-    access_log: bool,
+    (access_log, tracer): (Option<access::Options>, Option<Arc<Tracer>>),
     running: Option<&Plan>,
 ) -> Result<Plan, Conflict> {
     let by_name: HashMap<&IssuerName, &Arc<Issuer>> = issuers
@@ -121,6 +123,7 @@ pub(super) fn plan(
             })
             .collect(),
         access_log,
+        tracer,
     })
 }
 

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::issuers::{Members, Starter};
 use super::pulse::{Pulses, Vitals};
 use super::report::Report;
+use super::traces::Traces;
 use super::work::{End, Post};
 use super::{build, denylist, work};
 use crate::authorize::{Bearer, Issuer, Tables};
@@ -30,6 +31,7 @@ use crate::listener::tls::Tls;
 use crate::listener::{self, Address, Inherited, ListenError, ListenerMetrics, inherit_or_bind};
 use crate::proxy::{Shared, StaleNotice};
 use crate::route::Conflict;
+use crate::telemetry::logs::Log;
 use crate::telemetry::metrics::Metrics;
 use crate::token::TokenCache;
 
@@ -44,6 +46,7 @@ pub struct Gateway {
     pub(super) outline: Arc<Outline>,
     pub(super) members: Members,
     pub(super) starter: Starter,
+    pub(super) traces: Traces,
     pub(super) revocations: Revocations,
     pub(super) api: Option<Arc<Admin>>,
     pub(super) shutdown: Shutdown,
@@ -154,12 +157,13 @@ impl Gateway {
             .next(settings.issuers, &[], true)
             .map_err(|mut errors| errors.swap_remove(0))?;
         let issuers = next.issuers();
+        let traces = Traces::begin(settings.telemetry.otlp, &metrics, &tasks, &control);
         let plan = build::plan(
             settings.routes,
             settings.upstreams,
             &issuers,
             &settings.listeners,
-            settings.telemetry.access_log,
+            (settings.telemetry.access_log, traces.tracer()),
             None,
         )
         .map_err(StartError::Routes)?;
@@ -223,6 +227,7 @@ impl Gateway {
             outline,
             members,
             starter,
+            traces,
             revocations: denylist.revocations,
             api,
             shutdown: settings.shutdown,
@@ -291,6 +296,11 @@ impl Gateway {
     #[must_use]
     pub fn longest_end(&self) -> Duration {
         self.shutdown.drain_delay + self.shutdown.drain_timeout
+    }
+
+    /// Tells by a metric how many lines the log of the process has dropped.
+    pub fn tell_dropped_lines(&self, log: &Log) {
+        self.shared.metrics.tell_dropped_lines(log.dropped());
     }
 
     /// Ends gracefully: not ready, drain delay, no new connections, running requests finish under the drain timeout.

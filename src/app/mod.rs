@@ -9,6 +9,7 @@ mod rehearsal;
 mod reload;
 mod report;
 mod tokens;
+mod traces;
 mod watch;
 mod work;
 

@@ -50,7 +50,7 @@ impl Rehearsal {
             settings.upstreams,
             &issuers,
             &settings.listeners,
-            access_log,
+            (access_log, None),
             None,
         )
         .map_err(StartError::Routes)?;

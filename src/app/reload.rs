@@ -54,12 +54,13 @@ impl Gateway {
         let routes = settings.routes.len();
         let outline = Arc::new(Outline::of(&settings));
         let next = self.starter.next(settings.issuers, &running, false)?;
+        let next_traces = self.traces.next(settings.telemetry.otlp);
         let plan = build::plan(
             settings.routes,
             settings.upstreams,
             &next.issuers(),
             &settings.listeners,
-            settings.telemetry.access_log,
+            (settings.telemetry.access_log, next_traces.tracer()),
             Some(&*self.shared.plan.load_full()),
         )
         .map_err(|conflict| vec![StartError::Routes(conflict)])?;
@@ -85,6 +86,7 @@ impl Gateway {
         self.outline = outline;
         let upstreams = plan.upstreams.len();
         self.shared.plan.store(Arc::new(plan));
+        self.traces.take_over(next_traces);
         let gone = next.take_over(&self.members);
         self.forget(&gone);
         note_good(&self.shared);

@@ -101,18 +101,22 @@ impl Clock {
 
     /// The time now. A machine clock before 1970 reads as 0: every token is then not yet valid.
     #[must_use]
+    pub fn now(&self) -> UnixSeconds {
+        UnixSeconds(self.since_1970().as_secs())
+    }
+
+    /// The same as exactly as the machine tells it, for what is written down.
+    #[must_use]
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place that asks the machine"
     )]
-    pub fn now(&self) -> UnixSeconds {
+    pub fn since_1970(&self) -> Duration {
         match &self.0 {
-            Source::System => UnixSeconds(
-                SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |elapsed| elapsed.as_secs()),
-            ),
-            Source::Manual(manual) => UnixSeconds(manual.unix_s.load(Ordering::Relaxed)),
+            Source::System => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+            Source::Manual(manual) => Duration::from_secs(manual.unix_s.load(Ordering::Relaxed)),
         }
     }
 

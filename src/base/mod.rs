@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backoff;
+pub mod chance;
 pub mod clock;
 pub mod deadline;
 pub mod failures;

@@ -34,13 +34,14 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     let path = args.config.path()?;
     let watch = Watch::new(&path);
     let (settings, fixed) = config::load_fixed(&path).map_err(Failure::Config)?;
-    let _logs = logs::init(settings.telemetry.format, &settings.telemetry.level)?;
+    let log = logs::init(settings.telemetry.format, &settings.telemetry.level)?;
     block_on(async {
         // Before the gateway starts: a signal that comes in between must not be lost.
         let mut end = EndSignals::listen()?;
         let mut changes = Changes::listen(path, watch)?;
         let mut gateway = Gateway::start_with(settings, Clock::system(), inherited).await?;
         panics::count(gateway.panics());
+        gateway.tell_dropped_lines(&log);
         let vitals = gateway.vitals();
         let life = async {
             let result = live(&mut gateway, &mut end, &mut changes, &fixed).await;

@@ -189,9 +189,14 @@ mod tests {
 
     /// What the operator chooses is no key of ours.
     fn is_chosen(path: &str) -> bool {
-        ["issuers[].headers.", "routes[].claims.", "issuers[].jwks."]
-            .iter()
-            .any(|table| path.starts_with(table))
+        [
+            "issuers[].headers.",
+            "routes[].claims.",
+            "issuers[].jwks.",
+            "telemetry.otlp.headers.",
+        ]
+        .iter()
+        .any(|table| path.starts_with(table))
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde_json::{Value, json};
 
 use super::schema::{self, Shape};
+use crate::base::chance::Share;
 
 /// Declares tables of the file. Every key may be absent; `KEYS` lists them for suggestions and for the reference, `shape` says
 /// to editors what they are.
@@ -282,13 +283,32 @@ sections! {
     /// `[telemetry]`
     Telemetry {
         log: Log,
-        access_log: bool,
+        access_log: AccessLog,
+        otlp: Otlp,
     }
 
     /// `telemetry.log`
     Log {
         format: String,
         level: String,
+    }
+
+    /// `telemetry.access_log` as a table.
+    AccessTable {
+        format: String,
+        sample: Portion,
+    }
+
+    /// `telemetry.otlp`
+    Otlp {
+        endpoint: String,
+        sample: Portion,
+        follow: String,
+        headers: Table<SecretRef>,
+        timeout: Span,
+        ca: String,
+        insecure_http: bool,
+        service_name: String,
     }
 
     /// The two members of a [`SecretRef`].
@@ -332,6 +352,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("admin.tokens[].secret", SecretTable::KEYS),
     ("telemetry", Telemetry::KEYS),
     ("telemetry.log", Log::KEYS),
+    ("telemetry.access_log", AccessTable::KEYS),
+    ("telemetry.otlp", Otlp::KEYS),
 ];
 
 /// Keys that the design has and this version does not, by the shape of their table.
@@ -341,7 +363,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("issuers[]", &["tls"]),
     ("upstreams[]", &["balance", "health", "outlier", "retries"]),
     ("routes[]", &["expression", "rewrite"]),
-    ("telemetry", &["otlp"]),
 ];
 
 /// The keys of the table whose path has this shape; empty if there is none.
@@ -426,6 +447,19 @@ pub(super) struct Span(pub(super) Duration);
 /// A size in bytes: `"64KiB"`, or a number.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size(pub(super) u64);
+
+/// A share of the whole: `0.01`, from 0 to 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Portion(pub(super) Share);
+
+/// `access_log`: whether, or how.
+#[derive(Debug)]
+pub(super) enum AccessLog {
+    /// `true` or `false`
+    Is(bool),
+    /// As a table.
+    As(AccessTable),
+}
 
 /// A secret by reference: `{ env = "NAME" }` or `{ file = "path" }`. One that stands in the file itself is a fault,
 /// and is not repeated in it.
@@ -583,6 +617,78 @@ impl<'de> Deserialize<'de> for Size {
         }
 
         deserializer.deserialize_any(SizeVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Portion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PortionVisitor;
+
+        impl Visitor<'_> for PortionVisitor {
+            type Value = Portion;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number from 0 to 1, such as 0.01")
+            }
+
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Portion, E> {
+                Share::of(number)
+                    .map(Portion)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Float(number), &self))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Portion, E> {
+                u32::try_from(number)
+                    .ok()
+                    .and_then(|number| Share::of(number.into()))
+                    .map(Portion)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
+
+            /// How an environment variable says it.
+            fn visit_str<E: Error>(self, text: &str) -> Result<Portion, E> {
+                text.parse()
+                    .ok()
+                    .and_then(Share::of)
+                    .map(Portion)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_any(PortionVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for AccessLog {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AccessVisitor;
+
+        impl<'de> Visitor<'de> for AccessVisitor {
+            type Value = AccessLog;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or a table such as { format = \"json\", sample = 0.01 }")
+            }
+
+            fn visit_bool<E: Error>(self, is: bool) -> Result<AccessLog, E> {
+                Ok(AccessLog::Is(is))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<AccessLog, E> {
+                match text {
+                    // How an environment variable says it.
+                    "true" => Ok(AccessLog::Is(true)),
+                    "false" => Ok(AccessLog::Is(false)),
+                    text => Err(E::invalid_type(Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<AccessLog, A::Error> {
+                AccessTable::deserialize(MapAccessDeserializer::new(members)).map(AccessLog::As)
+            }
+        }
+
+        deserializer.deserialize_any(AccessVisitor)
     }
 }
 

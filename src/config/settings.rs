@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::{Method, Uri};
 
+use crate::base::chance::Share;
 use crate::base::names::{IssuerName, RouteName, UpstreamName};
 use crate::base::secret::{Secret, same};
 use crate::denylist::redis;
@@ -18,7 +19,9 @@ use crate::listener;
 use crate::listener::tls::Tls;
 use crate::policy::{Auth, Mode, OnStale, Requirement};
 use crate::route::{HostPattern, PathPattern};
+use crate::telemetry::access;
 use crate::telemetry::logs::Format;
+use crate::telemetry::trace::Follow;
 use crate::token::{Places, Rules};
 use crate::upstream;
 
@@ -241,8 +244,31 @@ pub struct Telemetry {
     pub format: Format,
     /// A filter such as `info` or `jotgate=debug`. Default `info`.
     pub level: Box<str>,
-    /// One line per request. Default true.
-    pub access_log: bool,
+    /// One line per request. Default: as the log, for every request.
+    pub access_log: Option<access::Options>,
+    /// None: no traces.
+    pub otlp: Option<Otlp>,
+}
+
+/// `[telemetry.otlp]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Otlp {
+    /// Where traces are sent, the whole URL.
+    pub endpoint: Uri,
+    /// How many requests that continue no trace are recorded. Default: all.
+    pub sample: Share,
+    /// Whose word about that is followed. Default: that of trusted proxies.
+    pub follow: Follow,
+    /// Sent with each message; their values are secret, and marked so.
+    pub headers: http::HeaderMap,
+    /// For one message. Default 10 s.
+    pub timeout: Duration,
+    /// CA certificates (PEM file) instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Whether `http://` to other hosts than this machine is allowed. Default false.
+    pub insecure_http: bool,
+    /// By which name the gateway is known. Default `jotgate`.
+    pub service_name: Box<str>,
 }
 
 /// `[shutdown]`

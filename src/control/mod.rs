@@ -4,3 +4,4 @@ pub mod admin;
 pub mod certificates;
 pub mod denylist;
 pub mod jwks;
+pub mod traces;

@@ -1,5 +1,5 @@
-//! A small HTTP client for what the gateway itself asks: key sets, discovery documents, and the admin
-//! API from the command line. HTTP/1.1, one deadline for everything, a bounded answer. It follows no
+//! A small HTTP client for what the gateway itself asks: key sets, discovery documents, collectors of
+//! traces, and the admin API from the command line. HTTP/1.1, one deadline for everything, a bounded answer. It follows no
 //! redirects, knows no proxies and keeps no cookies. Requests to services go through `upstream`.
 
 use std::error::Error;

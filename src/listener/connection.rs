@@ -2,15 +2,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::HeaderMap;
+use ipnet::IpNet;
+
 use super::accept::Place;
 use super::failures::ClientFailures;
 use crate::base::deadline::DeadlineHandle;
-use crate::http::forwarded::Peer;
+use crate::http::forwarded::{self, Peer};
 
 /// One client connection, as the front end sees it.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub struct Connection {
     pub body_timeout: Duration,
     /// Least rate of a request's body in bytes a second, beyond that; 0: none.
     pub body_min_rate: u64,
+    /// Empty where the peer is none of them: then nobody asks.
+    trusted_proxies: Box<[IpNet]>,
     phase: Phase,
     requests: Cell<usize>,
     bodies: Cell<usize>,
@@ -173,7 +179,9 @@ impl Phase {
 
 impl Connection {
     pub(super) fn new(peer: Peer, options: &super::Options, phase: Phase, place: Place) -> Self {
+        let trusted = peer.trusted.then_some(&*options.trusted_proxies);
         Self {
+            trusted_proxies: trusted.unwrap_or_default().into(),
             peer,
             max_headers: options.max_headers,
             max_body_size: options.max_body_size,
@@ -209,6 +217,12 @@ impl Connection {
             requests.dec();
         }
         is_free
+    }
+
+    /// The client of a request with `headers`, as far as it is proven.
+    #[must_use]
+    pub fn client(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        forwarded::client(&self.peer, headers, &self.trusted_proxies)
     }
 
     /// Who sends wrong tokens to the listener; None where nobody counts.

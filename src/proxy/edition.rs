@@ -16,6 +16,7 @@ use super::drain::Drain;
 use super::stale::StaleNotice;
 use super::streams::{STREAM_SWEEP, Streams};
 use crate::authorize::Tables;
+use crate::base::chance::Chance;
 use crate::base::clock::Clock;
 use crate::base::deadline::Deadlines;
 use crate::denylist::Desk;
@@ -54,6 +55,8 @@ pub struct Worker {
     pub(super) streams: Streams,
     /// The thread ends: tunnels say goodbye.
     pub(super) leaving: CancellationToken,
+    /// For what is done of some requests only.
+    pub(super) chance: RefCell<Chance>,
     edition: RefCell<Rc<Edition>>,
 }
 
@@ -85,6 +88,7 @@ impl Worker {
             ended: Rc::new(ended),
             streams: Streams::default(),
             leaving: CancellationToken::new(),
+            chance: RefCell::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, REFERER, UPGRADE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-use super::answer::{Details, Record};
+use super::answer::{Access, Details, Record, Traced};
 use super::body::{BodyFault, RequestBody, ResponseBody};
 use super::clock::Clock;
 use super::edition::{Edition, Worker};
@@ -36,7 +36,9 @@ use crate::listener::{Connection, Front};
 use crate::plan::Route;
 use crate::policy::{Mode, OnStale, Requirement};
 use crate::route::{Found, NormalPath};
+use crate::telemetry::access::Form;
 use crate::telemetry::metrics::{Decided as Counted, Fate};
+use crate::telemetry::trace::Context;
 use crate::token::{self, Reject};
 use crate::upstream::Sent;
 
@@ -53,26 +55,26 @@ impl Front for Worker {
     ) -> Response<ResponseBody> {
         let edition = self.edition();
         let (parts, body) = request.into_parts();
+        let place = self.place(&edition, &connection, &parts);
         let record = Record {
             busy: connection.begin(),
             start: Instant::now(),
             status: 0,
             code: "",
+            decided: "",
             bytes: 0,
             complete: false,
             decision: Duration::ZERO,
             upstream: None,
             ended: Rc::clone(&self.ended),
-            line: edition
-                .plan
-                .access_log
-                .then(|| Box::new(Details::of(&parts))),
+            details: self.details(&edition, place.as_ref(), &connection, &parts),
         };
         let exchange = Exchange {
             worker: &self,
             edition: &edition,
             connection: &connection,
             record,
+            place,
             route: None,
             method: Method::GET,
             version: parts.version,
@@ -90,6 +92,8 @@ struct Exchange<'w> {
     edition: &'w Edition,
     connection: &'w Rc<Connection>,
     record: Record,
+    /// In its trace; none where there are no traces.
+    place: Option<Context>,
     route: Option<&'w Arc<Route>>,
     method: Method,
     /// The client's.
@@ -323,7 +327,7 @@ impl Exchange<'_> {
         code: &'static str,
     ) {
         self.record.decision = self.record.start.elapsed();
-        self.record.code = code;
+        (self.record.code, self.record.decided) = (code, code);
         self.worker
             .shared
             .metrics
@@ -372,6 +376,7 @@ impl Exchange<'_> {
                 websocket,
                 http2: service.pool.options().http2,
                 scheme: service.pool.options().scheme(),
+                trace: self.place.as_ref(),
             },
         )?;
         // An upload may outlive its token before there is any answer, and go on after it.
@@ -405,7 +410,7 @@ impl Exchange<'_> {
         *request.headers_mut() = std::mem::take(&mut parts.headers);
         let began = Instant::now();
         let mut sending = pin!(service.pool.send(request));
-        let sent = poll_fn(|cx| match sending.as_mut().poll(cx) {
+        let sent: Result<_, Refusal> = poll_fn(|cx| match sending.as_mut().poll(cx) {
             Poll::Ready(sent) => Poll::Ready(sent.map_err(|error| {
                 tracing::debug!(upstream = %service.pool.options().name, %error, source = ?std::error::Error::source(&error), "no answer");
                 Refusal::Failure(Failure::from(&error))
@@ -422,11 +427,12 @@ impl Exchange<'_> {
             (Refusal::Failure(_), Some(BodyFault::Broken)) => Failure::BodyBroken.into(),
             (Refusal::Failure(_), Some(BodyFault::Ended(ended))) => Refusal::Ended(ended),
             (refusal, _) => refusal,
-        })?;
+        });
         drop(watch);
+        let status = sent.as_ref().ok().map(|sent| sent.response.status());
+        let took = self.record.called(service.pool.options(), began, status);
+        let sent = sent?;
         self.still_allowed()?;
-        let took = began.elapsed();
-        self.record.upstream = Some(took);
         service.seconds.observe(took.as_secs_f64());
         let switching = sent.response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let switched = sent
@@ -625,6 +631,7 @@ impl Exchange<'_> {
                         .route
                         .map_or((0, ""), |route| (route.number, route.name.as_str()));
                     self.record.decision = self.record.start.elapsed();
+                    self.record.decided = failure.code();
                     self.edition.decisions.count(Counted {
                         route: (number, name),
                         issuer: (0, ""),
@@ -719,16 +726,54 @@ struct Answered {
     clock: Rc<Clock>,
 }
 
-impl Details {
-    fn of(parts: &Parts) -> Self {
-        Self {
+impl Worker {
+    /// The place of a request in its trace, where there are traces.
+    fn place(&self, edition: &Edition, connection: &Connection, parts: &Parts) -> Option<Context> {
+        let tracer = edition.plan.tracer.as_ref()?;
+        let is_trusted = connection.peer.trusted;
+        Some(tracer.begin(&parts.headers, is_trusted, &mut self.chance.borrow_mut()))
+    }
+
+    /// What is written down of a request, as far as its head tells; none if nothing is.
+    fn details(
+        &self,
+        edition: &Edition,
+        place: Option<&Context>,
+        connection: &Connection,
+        parts: &Parts,
+    ) -> Option<Box<Details>> {
+        let header = |name| parts.headers.get(name).cloned();
+        let access = edition.plan.access_log.map(|options| Access {
+            form: options.form,
+            is_chosen: self.chance.borrow_mut().happens(options.sample),
+            words: match options.form {
+                Form::Combined => [header(REFERER), header(USER_AGENT)],
+                Form::Text | Form::Json | Form::Common => [None, None],
+            },
+            trace: place.map(|place| place.trace),
+        });
+        let recorded = place.filter(|place| place.is_sampled);
+        let traced = recorded.zip(edition.plan.tracer.as_ref());
+        let traced = traced.map(|(place, tracer)| Traced {
+            tracer: Arc::clone(tracer),
+            place: place.clone(),
+            call: None,
+        });
+        if access.is_none() && traced.is_none() {
+            return None;
+        }
+        Some(Box::new(Details {
+            access,
+            traced,
+            began: self.shared.clock.since_1970(),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
-            host: parts.headers.get(http::header::HOST).cloned(),
+            host: header(HOST),
+            client: connection.client(&parts.headers),
             version: parts.version,
             route: None,
             issuer: None,
-        }
+        }))
     }
 }
 
@@ -827,7 +872,8 @@ mod tests {
             routes: RouteTable::build(&[entry]).unwrap(),
             protected: ProtectedNames::new([]),
             upstreams: [Arc::new(upstream::Upstream::new(options))].into(),
-            access_log: false,
+            access_log: None,
+            tracer: None,
         }
     }
 

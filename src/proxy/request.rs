@@ -18,6 +18,7 @@ use crate::http::headers::{
 };
 use crate::plan::{Plan, Route};
 use crate::route::Host;
+use crate::telemetry::trace::Context;
 use crate::token::{Spot, cookies_without, query_without};
 
 /// The authority of a request as one text: from the only `Host`, or from the target. None on HTTP/1.0 without `Host`.
@@ -140,6 +141,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) http2: bool,
     /// Of the connection to the service.
     pub(super) scheme: Scheme,
+    /// None: what the headers say of a trace is none of our business.
+    pub(super) trace: Option<&'a Context>,
 }
 
 /// Writes the head anew: what is for one connection, forged, or a secret goes out; who it is goes in.
@@ -176,6 +179,9 @@ pub(super) fn rewrite(parts: &mut Parts, outgoing: &Outgoing<'_>) -> Result<(), 
         headers.insert(name.clone(), value.clone());
     }
     forwarded::write(headers, outgoing.peer, outgoing.authority);
+    if let Some(trace) = outgoing.trace {
+        trace.write(headers);
+    }
     parts.uri = target(parts, query.as_deref(), outgoing)?;
     let headers = &mut parts.headers;
     if outgoing.http2 {
@@ -318,7 +324,8 @@ mod tests {
             routes: RouteTable::build(&[]).unwrap(),
             protected: ProtectedNames::new([&HeaderName::from_static("x-user-id")]),
             upstreams: [].into(),
-            access_log: false,
+            access_log: None,
+            tracer: None,
         };
         let route = Route {
             name: RouteName::new("r"),
@@ -361,6 +368,7 @@ mod tests {
             websocket: false,
             http2: false,
             scheme: Scheme::HTTP,
+            trace: None,
         };
         rewrite(&mut parts, &outgoing).unwrap();
         parts.headers

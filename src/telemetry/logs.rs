@@ -4,11 +4,12 @@
 use std::io::{BufWriter, IsTerminal, stdout};
 
 use tracing::Subscriber;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::access::AsSpelled;
 use super::audit::Spelling;
 
 /// Most lines that wait to be written: a second of access lines.
@@ -37,18 +38,37 @@ pub enum LogError {
     Twice(#[from] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Sets up logs for the whole process. Lines still waiting are written when the guard is dropped.
-pub fn init(format: Format, level: &str) -> Result<WorkerGuard, LogError> {
+/// The log of the process. Lines still waiting are written when it is dropped.
+#[derive(Debug)]
+pub struct Log {
+    dropped: ErrorCounter,
+    _guard: WorkerGuard,
+}
+
+impl Log {
+    /// Counts the lines that were dropped because too many waited.
+    #[must_use]
+    pub fn dropped(&self) -> ErrorCounter {
+        self.dropped.clone()
+    }
+}
+
+/// Sets up logs for the whole process.
+pub fn init(format: Format, level: &str) -> Result<Log, LogError> {
     let filter = EnvFilter::try_new(level)?;
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_WAITING_MAX)
         .finish(BufWriter::with_capacity(WRITE_BYTES, stdout()));
+    let dropped = writer.error_counter();
     match format {
         Format::Text => tracing::subscriber::set_global_default(text(filter, writer))?,
         Format::Json => tracing::subscriber::set_global_default(json(filter, writer))?,
     }
-    Ok(guard)
+    Ok(Log {
+        dropped,
+        _guard: guard,
+    })
 }
 
 fn text<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
@@ -59,9 +79,11 @@ where
         .with_env_filter(filter)
         .with_writer(writer)
         .with_ansi(stdout().is_terminal())
-        .map_event_format(|others| Spelling {
-            format: Format::Text,
-            others,
+        .map_event_format(|others| {
+            AsSpelled(Spelling {
+                format: Format::Text,
+                others,
+            })
         })
         .finish()
 }
@@ -77,9 +99,11 @@ where
         .json()
         .flatten_event(true)
         .with_current_span(false)
-        .map_event_format(|others| Spelling {
-            format: Format::Json,
-            others,
+        .map_event_format(|others| {
+            AsSpelled(Spelling {
+                format: Format::Json,
+                others,
+            })
         })
         .finish()
 }

@@ -10,6 +10,7 @@ use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use tracing_appender::non_blocking::ErrorCounter;
 
 /// Bounds of the decision's histogram, in seconds: a cache hit takes a microsecond, a signature check tens.
 const DECISION_BUCKETS: [f64; 10] = [
@@ -62,6 +63,12 @@ pub struct Metrics {
     pub failures_not_noted: IntCounter,
     /// Panics of the whole process.
     pub panics: IntCounter,
+    /// Lines of the log that were dropped; follows `log`.
+    log_lines_dropped: IntCounter,
+    /// Who drops them, where the process has a log.
+    log: Arc<OnceLock<ErrorCounter>>,
+    /// Spans of traces, by what became of them.
+    pub trace_spans: IntCounterVec,
     /// Attempts to take over a changed configuration, by result.
     pub config_reloads: IntCounterVec,
     /// When the running configuration was taken over.
@@ -226,6 +233,20 @@ impl Metrics {
                 &registry,
                 IntCounter::new("jotgate_panics_total", "Panics, each a defect of jotgate."),
             ),
+            log_lines_dropped: add(
+                &registry,
+                IntCounter::new(
+                    "jotgate_log_lines_dropped_total",
+                    "Lines of the log that were dropped because too many waited.",
+                ),
+            ),
+            log: Arc::default(),
+            trace_spans: counters(
+                &registry,
+                "jotgate_trace_spans_total",
+                "Spans of traces, by what became of them.",
+                &["result"],
+            ),
             config_reloads: counters(
                 &registry,
                 "jotgate_config_reloads_total",
@@ -330,6 +351,11 @@ impl Metrics {
     /// Never: writing to memory cannot fail, and every family has a name.
     #[must_use]
     pub fn to_text(&self) -> String {
+        if let Some(log) = self.log.get() {
+            let dropped = log.dropped_lines() as u64;
+            let known = &self.log_lines_dropped;
+            known.inc_by(dropped.saturating_sub(known.get()));
+        }
         let mut text = vec![];
         TextEncoder::new()
             .encode(&self.registry.gather(), &mut text)
@@ -341,6 +367,12 @@ impl Metrics {
     #[must_use]
     pub fn fleet(&self) -> &FleetMetrics {
         self.fleet.get_or_init(|| FleetMetrics::new(&self.registry))
+    }
+
+    /// Tells from here on how many lines the log of the process has dropped. Only the first one counts: there is one log.
+    pub fn tell_dropped_lines(&self, dropped: ErrorCounter) {
+        // An error means that it is told already.
+        let _ = self.log.set(dropped);
     }
 
     /// The histogram of an upstream; kept by whoever sends to it.
@@ -534,5 +566,48 @@ mod tests {
         let line =
             r#"jotgate_decisions_total{code="no_token",issuer="",result="deny",route="orders"} 2"#;
         assert!(metrics.to_text().lines().any(|found| found == line));
+    }
+
+    /// Blocks until its end is dropped.
+    struct Blocked(std::sync::mpsc::Receiver<()>);
+
+    impl std::io::Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn dropped_lines_of_the_log_are_told() {
+        use std::io::Write as _;
+
+        let (unblock, blocked) = std::sync::mpsc::channel();
+        let (mut log, guard) = tracing_appender::non_blocking::NonBlockingBuilder::default()
+            .buffered_lines_limit(4)
+            .lossy(true)
+            .finish(Blocked(blocked));
+        let metrics = Metrics::new();
+        let told = || {
+            let text = metrics.to_text();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("jotgate_log_lines_dropped_total "));
+            line.expect("a line").parse::<usize>().unwrap()
+        };
+        metrics.tell_dropped_lines(log.error_counter());
+        assert_eq!(told(), 0);
+        for _ in 0..20 {
+            log.write_all(b"line").unwrap();
+        }
+        // Four wait, and one may be with the writer.
+        let dropped = told();
+        assert!((15..=16).contains(&dropped), "{dropped}");
+        assert_eq!(told(), dropped, "told twice, counted once");
+        drop(unblock);
+        drop(guard);
     }
 }

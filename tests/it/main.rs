@@ -1,5 +1,6 @@
 //! Scenarios: a gateway between an issuer and a service, and what each of them sees.
 
+mod access_log;
 mod actors;
 mod answers;
 mod application;
@@ -17,6 +18,7 @@ mod key_sets;
 mod kubernetes;
 mod lifecycle;
 mod limits;
+mod monitoring;
 mod properties;
 mod proxying;
 mod redis_link;
@@ -33,4 +35,5 @@ mod time;
 mod tls;
 mod token_places;
 mod token_rules;
+mod traces;
 mod upstream_tls;

@@ -9,6 +9,7 @@ mod headers;
 mod issuers;
 mod keys;
 mod listeners;
+mod otlp;
 mod process;
 mod redis;
 mod routes;

@@ -505,6 +505,13 @@ fn places(raw: Option<&raw::Token>, at: &KeyPath, check: &mut Check<'_>) -> Plac
             check.fault(&path, "holds many values; write cookie = \"name\"");
             return None;
         }
+        if [header::REFERER, header::USER_AGENT].contains(&name) {
+            check.fault(
+                &path,
+                "may be written to the access log; write another header",
+            );
+            return None;
+        }
         Some(name)
     });
     let cookie = raw.cookie.as_ref().and_then(|text| {
@@ -870,6 +877,13 @@ mod tests {
             "routes[0].token.header",
             "write cookie = ",
         );
+        for logged in ["referer", "User-Agent"] {
+            check(
+                &token(&format!("header = \"{logged}\"")),
+                "routes[0].token.header",
+                "access log",
+            );
+        }
         check(
             &token("header = \"a b\""),
             "routes[0].token.header",

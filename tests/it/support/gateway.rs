@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use jotgate::base::clock::{BootMillis, Clock, ClockHand, UnixSeconds};
 use jotgate::denylist::Lease;
-use jotgate::listener::Address;
+use jotgate::listener::{Address, Inherited};
 use serde_json::{Value, json};
 
 use super::client::{Answer, Request};

@@ -3,6 +3,7 @@
 pub(crate) mod authority;
 pub(crate) mod certs;
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod cut;
 pub(crate) mod gateway;
 pub(crate) mod h2;
