@@ -23,10 +23,10 @@ use crate::config::{Outline, Settings};
 use crate::control::admin::{Admin, Door, serve, serve_probes};
 use crate::control::certificates::{Watched, watch};
 use crate::control::denylist::{
-    IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
+    Bounds, BoundsError, IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
 };
 use crate::control::jwks::KeySourceError;
-use crate::denylist::{Fingerprinter, Index, desk, index};
+use crate::denylist::{Fingerprinter, Index, IndexWriter, desk, index};
 use crate::listener::tls::Tls;
 use crate::listener::{self, Address, ListenError, ListenerMetrics, bind};
 use crate::proxy::Shared;
@@ -46,6 +46,8 @@ pub struct Gateway {
     pub(super) members: Members,
     pub(super) starter: Starter,
     pub(super) revocations: Revocations,
+    /// By which rules of the denylist are kept, and tokens of each time held.
+    pub(super) bounds: Bounds,
     pub(super) api: Option<Arc<Admin>>,
     pub(super) shutdown: Shutdown,
     draining: Arc<AtomicBool>,
@@ -94,6 +96,9 @@ pub enum StartError {
     /// Revocations that were acknowledged before may be lost.
     #[error("denylist.path: {0}")]
     Denylist(#[from] OpenError),
+    /// Bounds of token lives cannot be remembered, without which revocations may be forgotten too soon.
+    #[error("denylist.path: {0}")]
+    Bounds(#[from] BoundsError),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -119,8 +124,10 @@ impl Gateway {
             control: control.clone(),
         };
         let members = Members::default();
+        let opened = open_denylist(&settings.denylist, &settings.issuers, &clock, &metrics)?;
+        let bounds = opened.bounds.clone();
         let next = starter
-            .next(settings.issuers, &[], true)
+            .next(settings.issuers, &[], true, &bounds)
             .map_err(|mut errors| errors.swap_remove(0))?;
         let issuers = next.issuers();
         let plan = build::plan(
@@ -134,14 +141,7 @@ impl Gateway {
         .map_err(StartError::Routes)?;
         next.take_over(&members);
 
-        let denylist = start_denylist(
-            &settings.denylist,
-            &members,
-            &clock,
-            &metrics,
-            &tasks,
-            &control,
-        )?;
+        let denylist = start_denylist(opened, &members, &clock, &tasks, &control);
         let (desk, wishes) = desk();
         let revocations = denylist.revocations.clone();
         tasks.spawn(serve_desk(wishes, revocations, control.clone()));
@@ -190,6 +190,7 @@ impl Gateway {
             members,
             starter,
             revocations: denylist.revocations,
+            bounds,
             api,
             shutdown: settings.shutdown,
             draining,
@@ -278,21 +279,32 @@ struct Denylist {
     failed: CancellationToken,
 }
 
-/// Reads the log before anything is served.
-fn start_denylist(
+/// The denylist as it was before, and the bounds that tokens of that time are held to.
+struct Opened {
+    index: Arc<Index>,
+    index_writer: IndexWriter,
+    fingerprinter: Fingerprinter,
+    log: Option<Log>,
+    /// By which rules are kept.
+    lives: Vec<IssuerLife>,
+    bounds: Bounds,
+}
+
+/// Reads the log before anything is served, and writes which bounds of token lives are in force from now on.
+fn open_denylist(
     settings: &settings::Denylist,
-    members: &Members,
+    issuers: &[settings::Issuer],
     clock: &Clock,
     metrics: &Metrics,
-    tasks: &TaskTracker,
-    control: &CancellationToken,
-) -> Result<Denylist, StartError> {
+) -> Result<Opened, StartError> {
     let (index, mut index_writer) = index(settings.max_entries);
     let mut salt = [0; 16];
+    let mut bounds = Bounds::default();
     let log = if let Some(path) = &settings.path {
         let sync_seconds = metrics.denylist_sync_seconds.clone();
         let log = Log::open(path, &mut index_writer, clock.now(), sync_seconds)?;
         salt = *log.salt();
+        bounds = Bounds::open(&log)?;
         Some(log)
     } else {
         getrandom::fill(&mut salt).map_err(StartError::Random)?;
@@ -301,16 +313,37 @@ fn start_denylist(
         );
         None
     };
-    let fingerprinter = Fingerprinter::new(&salt);
-    let (revocations, writer) = revocations(Parts {
-        index: index_writer,
+    let lives: Vec<_> = issuers
+        .iter()
+        .map(|issuer| IssuerLife::from(&issuer.rules))
+        .collect();
+    let bounds = bounds.then(&lives, clock.now());
+    bounds.save()?;
+    let lives = bounds.lives(&lives);
+    Ok(Opened {
+        index,
+        index_writer,
+        fingerprinter: Fingerprinter::new(&salt),
         log,
+        lives,
+        bounds,
+    })
+}
+
+/// Takes up the denylist's work.
+fn start_denylist(
+    opened: Opened,
+    members: &Members,
+    clock: &Clock,
+    tasks: &TaskTracker,
+    control: &CancellationToken,
+) -> Denylist {
+    let fingerprinter = opened.fingerprinter;
+    let (revocations, writer) = revocations(Parts {
+        index: opened.index_writer,
+        log: opened.log,
         fingerprinter,
-        issuers: members
-            .load()
-            .iter()
-            .map(|member| IssuerLife::from(&member.issuer.rules))
-            .collect(),
+        issuers: opened.lives.into_iter().collect(),
         tokens: Arc::new(KnownTokens {
             members: Arc::clone(members),
             fingerprinter,
@@ -319,12 +352,12 @@ fn start_denylist(
     });
     let failed = writer.failed();
     tasks.spawn(writer.run(control.clone()));
-    Ok(Denylist {
-        index,
+    Denylist {
+        index: opened.index,
         fingerprinter,
         revocations,
         failed,
-    })
+    }
 }
 
 /// Every thread has its share of every listener.
