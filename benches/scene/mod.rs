@@ -84,6 +84,7 @@ impl Scene {
         let presented = Presented {
             headers,
             query: None,
+            request: None,
             barred: None,
         };
         match decide(&self.access, presented, &self.tables, UnixSeconds(NOW)).decision {

@@ -11,7 +11,7 @@ use super::denied::Denied;
 use crate::base::clock::UnixSeconds;
 use crate::denylist::{Fingerprinter, Index};
 use crate::jwks::KeysState;
-use crate::policy::{self, Auth, Lacking};
+use crate::policy::{self, Auth, Lacking, Refused};
 use crate::token::{Found, Reject, Spot, TokenCache, find, parse, verify};
 
 /// What a request presents.
@@ -21,6 +21,8 @@ pub struct Presented<'r> {
     pub headers: &'r HeaderMap,
     /// Its query, without the question mark.
     pub query: Option<&'r str>,
+    /// What an expression may see of it. None: a route with one refuses.
+    pub request: Option<&'r policy::Request<'r>>,
     /// For how long its sender, who has sent too many wrong tokens, gets no token checked that is not known to be good.
     pub barred: Option<Duration>,
 }
@@ -84,9 +86,7 @@ pub fn decide<'a>(
         Auth::Required | Auth::Optional => {}
     }
     match find(&access.places, presented.headers, presented.query) {
-        Found::One(token, spot) => {
-            decide_token(access, (&token, spot), presented.barred, tables, now)
-        }
+        Found::One(token, spot) => decide_token(access, (&token, spot), presented, tables, now),
         Found::Nothing if access.auth == Auth::Optional => decided(stranger),
         Found::Nothing => decided(Decision::Deny(Denied::NoToken)),
         Found::Several => decided(Decision::Deny(Denied::TokenAmbiguous)),
@@ -97,7 +97,7 @@ pub fn decide<'a>(
 fn decide_token<'a>(
     access: &'a Access,
     (token, spot): (&str, Spot),
-    barred: Option<Duration>,
+    presented: Presented<'_>,
     tables: &Tables,
     now: UnixSeconds,
 ) -> Decided<'a> {
@@ -115,7 +115,7 @@ fn decide_token<'a>(
             decision: Decision::Deny(Denied::KeysUnavailable),
         };
     }
-    if let (None, Some(wait)) = (&known, barred) {
+    if let (None, Some(wait)) = (&known, presented.barred) {
         return Decided {
             issuer: None,
             cached,
@@ -150,11 +150,14 @@ fn decide_token<'a>(
     Decided {
         issuer: Some(issuer),
         cached,
-        decision: allow(access, &bearer, tables).map_or_else(Decision::Deny, |()| {
-            Decision::Pass(Pass {
-                bearer: Some((bearer, spot)),
-            })
-        }),
+        decision: allow(access, &bearer, presented.request, tables).map_or_else(
+            Decision::Deny,
+            |()| {
+                Decision::Pass(Pass {
+                    bearer: Some((bearer, spot)),
+                })
+            },
+        ),
     }
 }
 
@@ -203,17 +206,26 @@ fn check<'a>(
 }
 
 /// Steps 10 to 12: denylist, requirements, headers.
-fn allow(access: &Access, bearer: &Bearer, tables: &Tables) -> Result<(), Denied> {
+fn allow(
+    access: &Access,
+    bearer: &Bearer,
+    request: Option<&policy::Request<'_>>,
+    tables: &Tables,
+) -> Result<(), Denied> {
     if let Some(kind) = tables
         .denylist
         .is_denied_since(&bearer.revocation, &bearer.clean_at)
     {
         return Err(Denied::Revoked(kind));
     }
-    policy::check(&bearer.claims, &access.requirement).map_err(|lacking| match lacking {
-        Lacking::Scope => Denied::ScopeLacking,
-        Lacking::Claim => Denied::ClaimLacking,
-    })?;
+    policy::check(&bearer.claims, &access.requirement, request).map_err(
+        |lacking| match lacking {
+            Lacking::Scope => Denied::ScopeLacking,
+            Lacking::Claim => Denied::ClaimLacking,
+            Lacking::Expression(Refused::False) => Denied::ExpressionFalse,
+            Lacking::Expression(Refused::Failed) => Denied::ExpressionFailed,
+        },
+    )?;
     match bearer.headers {
         Ok(_) => Ok(()),
         Err(_) => Err(Denied::ClaimsUnmappable),

@@ -181,6 +181,7 @@ sections! {
         any_scope: List<String>,
         claims: Table<ClaimValues>,
         token: Token,
+        expression: String,
         cors: Cors,
         timeout: Span,
         idle_timeout: Span,
@@ -306,7 +307,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
     ("upstreams[]", &["balance", "health", "outlier", "retries"]),
-    ("routes[]", &["expression", "on_stale", "rewrite"]),
+    ("routes[]", &["on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
     ("telemetry", &["otlp"]),
 ];

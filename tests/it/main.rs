@@ -5,6 +5,7 @@ mod answers;
 mod application;
 mod bounds;
 mod curl;
+mod expressions;
 mod failures;
 mod floods;
 mod forged_headers;

@@ -79,6 +79,7 @@ impl Door {
         let presented = Presented {
             headers,
             query: None,
+            request: None,
             barred: None,
         };
         let decide = || decide(&self.access, presented, &self.tables, self.clock.now()).decision;
