@@ -62,6 +62,7 @@ sections! {
         address: String,
         tls: Tls,
         http2: bool,
+        proxy_protocol: bool,
         trusted_proxies: List<String>,
         max_connections: u64,
         max_connections_per_address: u64,
@@ -180,8 +181,8 @@ sections! {
         scopes: List<String>,
         any_scope: List<String>,
         claims: Table<ClaimValues>,
-        token: Token,
         expression: String,
+        token: Token,
         cors: Cors,
         timeout: Span,
         idle_timeout: Span,
@@ -304,7 +305,6 @@ const SECTIONS: &[(&str, &[&str])] = &[
 /// Keys that the design has and this version does not, by the shape of their table.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
-    ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
     ("upstreams[]", &["balance", "health", "outlier", "retries"]),
     ("routes[]", &["on_stale", "rewrite"]),

@@ -9,6 +9,7 @@ mod framing;
 mod io;
 mod options;
 mod pace;
+mod proxy_protocol;
 mod serve;
 pub mod tls;
 
@@ -18,4 +19,7 @@ pub use failures::ClientFailures;
 #[cfg(any(test, fuzzing))]
 pub(crate) use framing::law as framing_law;
 pub use options::{Address, Options};
+pub use proxy_protocol::ProxyFault;
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy_protocol::law as proxy_protocol_law;
 pub use serve::{ConnectionFault, Front};

@@ -838,6 +838,7 @@ mod tests {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
             tls: None,
             http2: false,
+            proxy_protocol: false,
             trusted_proxies: vec![],
             max_connections: 8,
             max_connections_per_address: None,

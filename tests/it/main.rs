@@ -17,6 +17,7 @@ mod key_sets;
 mod lifecycle;
 mod limits;
 mod properties;
+mod proxy_protocol;
 mod proxying;
 mod reload;
 mod revocation;
