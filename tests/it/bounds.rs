@@ -20,17 +20,17 @@ async fn actors() -> (Issuer, Upstream) {
 fn setup((issuer, upstream): &(Issuer, Upstream), lifetime: &str, log: Option<&Path>) -> Setup {
     let setup = Setup::new(issuer, upstream).issuer(format!("max_token_lifetime = \"{lifetime}\""));
     match log {
-        Some(log) => setup.section(format!("[denylist]\npath = {log:?}")),
+        Some(log) => setup.section(format!("[denylist]\npath = \"{}\"", log.display())),
         None => setup,
     }
 }
 
 /// A token of alice that was issued then, for so long.
-fn token(issuer: &Issuer, issued: u64, lifetime: u64) -> String {
+fn token(issuer: &Issuer, iat: u64, lifetime: u64) -> String {
     issuer
         .token("alice")
-        .claim("iat", issued)
-        .claim("exp", issued + lifetime)
+        .claim("iat", iat)
+        .claim("exp", iat + lifetime)
         .sign()
 }
 
@@ -45,12 +45,12 @@ async fn a_longer_life_brings_nobody_back_whose_rule_a_restart_forgets() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("denylist.log");
     let start = async |lifetime: &str| setup(&actors, lifetime, Some(&log)).start().await;
-    let issued = NOW - 2 * HOUR;
-    let revoked = token(issuer, issued, 3 * HOUR);
+    let iat = NOW - 2 * HOUR;
+    let revoked = token(issuer, iat, 3 * HOUR);
     let gateway = start("1h").await;
     // Too long a life. The rule is over as soon as it is there, because no token of that time passes any more.
     assert_eq!(verdict(&gateway, &revoked).await, "401 invalid_token");
-    let rule = serde_json::json!({"iss": issuer.url(), "sub": "alice", "issued_before": issued});
+    let rule = serde_json::json!({"iss": issuer.url(), "sub": "alice", "issued_before": iat});
     gateway.admin().revoke(&rule).await;
     gateway.shutdown().await;
 

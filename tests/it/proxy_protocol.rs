@@ -63,7 +63,8 @@ fn v1(client: &str) -> Vec<u8> {
 
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let mut head = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
-    head.extend([command, family, 0, u8::try_from(rest.len()).unwrap()]);
+    let length = u8::try_from(rest.len()).expect("a short head");
+    head.extend([command, family, 0, length]);
     head.extend(rest);
     head
 }

@@ -322,9 +322,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(bounds: &Bounds, issuer: &str, issued: UnixSeconds, current: u64, expected: u64) {
+    fn check(bounds: &Bounds, issuer: &str, iat: UnixSeconds, current: u64, expected: u64) {
         let current = life(issuer, current).bound();
-        let bound = bounds.earlier(issuer).bound(issued, current);
+        let bound = bounds.earlier(issuer).bound(iat, current);
         assert_eq!(bound.max_lifetime.as_secs(), expected);
     }
 
@@ -364,7 +364,7 @@ mod tests {
         check(&narrow.then(&[life("a", 1000)], over), "a", over, 1000, 100);
         // One part grows while the other shrinks.
         let other = IssuerLife {
-            leeway: Duration::from_secs(60),
+            leeway: Duration::from_mins(1),
             ..life("a", 500)
         };
         let mixed = bounds.then(std::slice::from_ref(&other), last);
