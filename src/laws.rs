@@ -10,7 +10,7 @@ use crate::{base, config, control, identity, jwks, listener, route, token};
 pub type Law = fn(&[u8]);
 
 /// Each law by the name of its folder in `fuzz/seeds`.
-pub const LAWS: [(&str, Law); 9] = [
+pub const LAWS: [(&str, Law); 10] = [
     ("config", config::law::holds),
     ("framing", listener::framing_law::holds),
     ("headers", identity::law::holds),
@@ -20,6 +20,7 @@ pub const LAWS: [(&str, Law); 9] = [
     ("jws", token::parse_law::holds),
     ("log", control::denylist::log_law::holds),
     ("path", route::path_law::holds),
+    ("proxy_protocol", listener::proxy_protocol_law::holds),
 ];
 
 #[cfg(test)]

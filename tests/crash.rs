@@ -19,7 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jotgate::base::clock::Clock;
 use jotgate::denylist::Kind;
-use log_file::LogFile;
+use log_file::{LogFile, no_bounds};
 use serde_json::{Value, json};
 
 /// Kills. `JOTGATE_CRASH_ROUNDS` asks for more.
@@ -360,6 +360,7 @@ fn a_kill_during_a_rewrite_of_the_log_loses_nothing() {
         let path = folder.path().join("denylist.log");
         let draft = folder.path().join("denylist.log.new");
         std::fs::copy(&prepared, &path).unwrap();
+        no_bounds(&path).unwrap();
         let gateway = Gateway::start(folder.path());
         assert_eq!(gateway.rules, u64::from(LIVING));
         let admin = gateway.admin;

@@ -26,7 +26,7 @@ use jotgate::denylist::{
 use jotgate::identity::{HeaderMap as ClaimHeaders, HeaderMapping, OnUnmappable};
 use jotgate::jwks::{Algorithm, KeySet, KeyTable, KeyTableWriter, RefreshGate};
 use jotgate::policy::{Auth, OnStale, Requirement};
-use jotgate::token::{ClaimNames, ClaimPath, Claims, Places, Rules, TokenCache, Types};
+use jotgate::token::{ClaimNames, ClaimPath, Claims, Earlier, Places, Rules, TokenCache, Types};
 use serde_json::{Value, json};
 
 pub(crate) use self::keys::key;
@@ -86,6 +86,7 @@ impl Scene {
         let presented = Presented {
             headers,
             query: None,
+            request: None,
             barred: None,
             stale: self.tables.lease.is_over(&Clock::system()),
         };
@@ -150,6 +151,7 @@ fn rules(issuer: &str) -> Rules {
         algorithms: ALGORITHMS.to_vec(),
         leeway: Duration::from_secs(30),
         max_lifetime: Duration::from_hours(24),
+        earlier: Earlier::default(),
         allow_missing_iat: false,
         types: Types {
             named: vec!["at+jwt".into(), "jwt".into()],

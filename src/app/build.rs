@@ -17,11 +17,13 @@ use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
 use crate::telemetry::access;
 use crate::telemetry::trace::Tracer;
+use crate::token::{Earlier, Rules};
 use crate::upstream::{self, Upstream};
 
-/// An issuer as requests see it, beside the task that keeps its keys.
+/// An issuer as requests see it, beside the task that keeps its keys. `earlier`: the bounds that its older tokens are held to.
 pub(super) fn issuer(
     settings: &settings::Issuer,
+    earlier: Earlier,
     keys: Arc<KeyTable>,
     refresh: RefreshGate,
 ) -> Arc<Issuer> {
@@ -30,7 +32,10 @@ pub(super) fn issuer(
     Arc::new(Issuer {
         name: settings.name.clone(),
         id: NEXT.fetch_add(1, Ordering::Relaxed),
-        rules: settings.rules.clone(),
+        rules: Rules {
+            earlier,
+            ..settings.rules.clone()
+        },
         headers: settings.headers.clone(),
         keys,
         refresh,

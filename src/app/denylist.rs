@@ -14,10 +14,10 @@ use super::tokens::KnownTokens;
 use crate::base::clock::Clock;
 use crate::config::settings;
 use crate::control::denylist::{
-    IssuerLife, Joint, Log, Parts, RedisCarrier, Relay, RelayOptions, Revocations, Seal, join,
+    Bounds, IssuerLife, Joint, Log, Parts, RedisCarrier, Relay, RelayOptions, Revocations, Seal, join,
     keys_of, revocations,
 };
-use crate::denylist::{Fingerprinter, Index, Lease, index};
+use crate::denylist::{Fingerprinter, Index, IndexWriter, Lease, index};
 use crate::telemetry::metrics::Metrics;
 
 /// Entries stay in the stream for this much longer than the longest life of a token: sweeps and clocks are not exact.
@@ -32,15 +32,26 @@ pub(super) struct Denylist {
     pub(super) failed: CancellationToken,
 }
 
-/// Reads the log before anything is served, and joins the fleet.
-pub(super) fn start(
+/// The denylist as it was before, and the bounds that tokens of that time are held to.
+pub(super) struct Opened {
+    index: Arc<Index>,
+    index_writer: IndexWriter,
+    fingerprinter: Fingerprinter,
+    log: Option<Log>,
+    /// By which rules are kept.
+    lives: Vec<IssuerLife>,
+    pub(super) bounds: Bounds,
+    /// What the fleet seals with.
+    seal: Option<Seal>,
+}
+
+/// Reads the log before anything is served, and writes which bounds of token lives are in force from now on.
+pub(super) fn open(
     settings: &settings::Denylist,
-    members: &Members,
-    lease: &Lease,
+    issuers: &[settings::Issuer],
     clock: &Clock,
     metrics: &Metrics,
-    (tasks, control): (&TaskTracker, &CancellationToken),
-) -> Result<Denylist, StartError> {
+) -> Result<Opened, StartError> {
     let (index, mut index_writer) = index(settings.max_entries);
     let fleet = settings.redis.as_ref().map(|redis| {
         let secret = redis.secret.expose_secret();
@@ -48,10 +59,12 @@ pub(super) fn start(
     });
     let wanted = fleet.as_ref().map(|(salt, _)| *salt);
     let mut salt = wanted.unwrap_or_default();
+    let mut bounds = Bounds::default();
     let log = if let Some(path) = &settings.path {
         let sync_seconds = metrics.denylist_sync_seconds.clone();
         let log = Log::open(path, wanted, &mut index_writer, clock.now(), sync_seconds)?;
         salt = *log.salt();
+        bounds = Bounds::open(&log)?;
         Some(log)
     } else {
         if wanted.is_none() {
@@ -62,16 +75,39 @@ pub(super) fn start(
         }
         None
     };
-    let fingerprinter = Fingerprinter::new(&salt);
-    let mut parts = Parts {
-        index: index_writer,
+    let lives: Vec<_> = issuers
+        .iter()
+        .map(|issuer| IssuerLife::from(&issuer.rules))
+        .collect();
+    let bounds = bounds.then(&lives, clock.now());
+    bounds.save()?;
+    let lives = bounds.lives(&lives);
+    Ok(Opened {
+        index,
+        index_writer,
+        fingerprinter: Fingerprinter::new(&salt),
         log,
+        lives,
+        bounds,
+        seal: fleet.map(|(_, seal)| seal),
+    })
+}
+
+/// Takes up the denylist's work, and joins the fleet.
+pub(super) fn start(
+    opened: Opened,
+    settings: &settings::Denylist,
+    members: &Members,
+    lease: &Lease,
+    (clock, metrics): (&Clock, &Metrics),
+    (tasks, control): (&TaskTracker, &CancellationToken),
+) -> Denylist {
+    let (index, fingerprinter) = (opened.index, opened.fingerprinter);
+    let mut parts = Parts {
+        index: opened.index_writer,
+        log: opened.log,
         fingerprinter,
-        issuers: members
-            .load()
-            .iter()
-            .map(|member| IssuerLife::from(&member.issuer.rules))
-            .collect(),
+        issuers: opened.lives.into_iter().collect(),
         fleet: None,
         ways: None,
         tokens: Arc::new(KnownTokens {
@@ -90,19 +126,19 @@ pub(super) fn start(
     let (revocations, writer) = revocations(parts);
     let failed = writer.failed();
     tasks.spawn(writer.run(control.clone()));
-    if let (Some(redis), Some((_, seal)), Some(joint)) = (&settings.redis, fleet, joint) {
+    if let (Some(redis), Some(seal), Some(joint)) = (&settings.redis, opened.seal, joint) {
         let tables = (Arc::clone(&index), lease.clone());
         let propagation = metrics.fleet().propagation_seconds.clone();
         let options = options(settings, redis, clock, &revocations, propagation);
         let relay = relay(redis, seal, joint, tables, options);
         tasks.spawn(relay.run(control.clone()));
     }
-    Ok(Denylist {
+    Denylist {
         index,
         fingerprinter,
         revocations,
         failed,
-    })
+    }
 }
 
 fn relay(

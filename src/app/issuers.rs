@@ -12,6 +12,7 @@ use super::lifecycle::StartError;
 use crate::authorize::Issuer;
 use crate::base::clock::Clock;
 use crate::config::settings;
+use crate::control::denylist::Bounds;
 use crate::control::jwks;
 
 /// An issuer and the task that keeps its keys.
@@ -53,13 +54,14 @@ pub(super) struct Next {
 }
 
 impl Starter {
-    /// The issuers that are wanted: those of `running` as far as they are the same, and new ones, whose tasks begin. Every
-    /// one that cannot start is told.
+    /// The issuers that are wanted: those of `running` as far as they are the same, and new ones, whose tasks begin. `bounds`
+    /// are remembered for them. Every one that cannot start is told.
     pub(super) fn next(
         &self,
         wanted: Vec<settings::Issuer>,
         running: &[Arc<Member>],
         is_first: bool,
+        bounds: &Bounds,
     ) -> Result<Next, Vec<StartError>> {
         let mut next = Next {
             members: vec![],
@@ -78,13 +80,18 @@ impl Starter {
                 Some(member) => {
                     let (keys, refresh) = (&member.issuer.keys, &member.issuer.refresh);
                     next.members.push(Arc::new(Member {
-                        issuer: build::issuer(&settings, Arc::clone(keys), refresh.clone()),
+                        issuer: build::issuer(
+                            &settings,
+                            bounds.earlier(&settings.rules.issuer),
+                            Arc::clone(keys),
+                            refresh.clone(),
+                        ),
                         is_first: member.is_first,
                         settings,
                         end: member.end.clone(),
                     }));
                 }
-                None => match self.start(settings, is_first) {
+                None => match self.start(settings, is_first, bounds) {
                     Ok(member) => {
                         next.fresh.push(member.end.clone().drop_guard());
                         next.members.push(Arc::new(member));
@@ -100,7 +107,12 @@ impl Starter {
         }
     }
 
-    fn start(&self, settings: settings::Issuer, is_first: bool) -> Result<Member, StartError> {
+    fn start(
+        &self,
+        settings: settings::Issuer,
+        is_first: bool,
+        bounds: &Bounds,
+    ) -> Result<Member, StartError> {
         let end = self.control.child_token();
         let keys = jwks::start(&settings, self.jwks_cache.as_deref(), &self.clock, &end).map_err(
             |source| StartError::Keys {
@@ -112,7 +124,12 @@ impl Starter {
             self.tasks.spawn(async { drop(task.await) });
         }
         Ok(Member {
-            issuer: build::issuer(&settings, keys.table, keys.gate),
+            issuer: build::issuer(
+                &settings,
+                bounds.earlier(&settings.rules.issuer),
+                keys.table,
+                keys.gate,
+            ),
             is_first,
             settings,
             end,

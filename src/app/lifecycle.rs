@@ -24,7 +24,7 @@ use crate::config::settings::{self, Shutdown};
 use crate::config::{Outline, Settings};
 use crate::control::admin::{Admin, Door, serve, serve_probes};
 use crate::control::certificates::{Watched, watch};
-use crate::control::denylist::{OpenError, Revocations, serve_desk};
+use crate::control::denylist::{Bounds, BoundsError, OpenError, Revocations, serve_desk};
 use crate::control::jwks::KeySourceError;
 use crate::denylist::{Lease, desk};
 use crate::listener::tls::Tls;
@@ -48,6 +48,8 @@ pub struct Gateway {
     pub(super) starter: Starter,
     pub(super) traces: Traces,
     pub(super) revocations: Revocations,
+    /// By which rules of the denylist are kept, and tokens of each time held.
+    pub(super) bounds: Bounds,
     pub(super) api: Option<Arc<Admin>>,
     pub(super) shutdown: Shutdown,
     draining: Arc<AtomicBool>,
@@ -102,6 +104,9 @@ pub enum StartError {
     /// Revocations that were acknowledged before may be lost.
     #[error("denylist.path: {0}")]
     Denylist(#[from] OpenError),
+    /// Bounds of token lives cannot be remembered, without which revocations may be forgotten too soon.
+    #[error("denylist.path: {0}")]
+    Bounds(#[from] BoundsError),
     /// The system gives no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(getrandom::Error),
@@ -153,8 +158,10 @@ impl Gateway {
             control: control.clone(),
         };
         let members = Members::default();
+        let opened = denylist::open(&settings.denylist, &settings.issuers, &clock, &metrics)?;
+        let bounds = opened.bounds.clone();
         let next = starter
-            .next(settings.issuers, &[], true)
+            .next(settings.issuers, &[], true, &bounds)
             .map_err(|mut errors| errors.swap_remove(0))?;
         let issuers = next.issuers();
         let traces = Traces::begin(settings.telemetry.otlp, &metrics, &tasks, &control);
@@ -170,13 +177,13 @@ impl Gateway {
         next.take_over(&members);
 
         let denylist = denylist::start(
+            opened,
             &settings.denylist,
             &members,
             &lease,
-            &clock,
-            &metrics,
+            (&clock, &metrics),
             (&tasks, &control),
-        )?;
+        );
         let (desk, wishes) = desk();
         let revocations = denylist.revocations.clone();
         tasks.spawn(serve_desk(wishes, revocations, control.clone()));
@@ -229,6 +236,7 @@ impl Gateway {
             starter,
             traces,
             revocations: denylist.revocations,
+            bounds,
             api,
             shutdown: settings.shutdown,
             draining,

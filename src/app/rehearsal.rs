@@ -11,6 +11,7 @@ use super::lifecycle::StartError;
 use crate::authorize::{Bearer, Tables};
 use crate::base::clock::Clock;
 use crate::config::Settings;
+use crate::control::denylist::Bounds;
 use crate::denylist::{Fingerprinter, Lease, index};
 use crate::plan::Plan;
 use crate::token::TokenCache;
@@ -41,7 +42,7 @@ impl Rehearsal {
             control,
         };
         let next = starter
-            .next(settings.issuers, &[], true)
+            .next(settings.issuers, &[], true, &Bounds::default())
             .map_err(|mut errors| errors.swap_remove(0))?;
         let access_log = settings.telemetry.access_log;
         let issuers = next.issuers();

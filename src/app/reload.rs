@@ -9,9 +9,8 @@ use tracing::{error, info, warn};
 use super::build;
 use super::issuers::Member;
 use super::lifecycle::{Gateway, StartError, door, note_good};
-use crate::authorize::Issuer;
 use crate::config::{Faults, Outline, Settings};
-use crate::control::denylist::IssuerLife;
+use crate::control::denylist::{Bounds, BoundsError, IssuerLife};
 
 /// Longest wait for the keys of new issuers before the new configuration is in force, so that their first requests find them.
 /// One fetch takes 5 s unless the file says otherwise; a dead provider must not hold up what the others need.
@@ -53,7 +52,17 @@ impl Gateway {
         let running = self.members.load_full();
         let routes = settings.routes.len();
         let outline = Arc::new(Outline::of(&settings));
-        let next = self.starter.next(settings.issuers, &running, false)?;
+        // Rules are kept by the wider bounds before tokens may be, and if the rest fails no harm is done.
+        let lives = settings.issuers.iter();
+        let lives: Vec<_> = lives
+            .map(|issuer| IssuerLife::from(&issuer.rules))
+            .collect();
+        self.revocations.keep_longer(&lives);
+        let bounds = self.bounds.then(&lives, self.shared.clock.now());
+        let lives = bounds.lives(&lives);
+        let next = self
+            .starter
+            .next(settings.issuers, &running, false, &bounds)?;
         let next_traces = self.traces.next(settings.telemetry.otlp);
         let plan = build::plan(
             settings.routes,
@@ -71,12 +80,13 @@ impl Gateway {
             );
         }
 
+        self.remember(bounds).await?;
+
         // From here on nothing waits and nothing can fail. The denylist first: whoever logs out under the new plan is known to
         // it. The tasks of issuers that are gone last: nobody begins to ask for their keys after the swap.
         let issuers = next.issuers();
-        warn_of_longer_lives(&running, &issuers);
-        let lives = issuers.iter().map(|issuer| IssuerLife::from(&issuer.rules));
-        self.revocations.replace_issuers(lives.collect());
+        self.revocations
+            .replace_issuers(lives.into_iter().collect());
         if let (Some(api), Some(admin)) = (&self.api, settings.admin) {
             let door = door(&admin, &issuers, &self.shared);
             api.replace(admin, door);
@@ -98,6 +108,16 @@ impl Gateway {
             "configuration reloaded"
         );
         Ok(())
+    }
+
+    /// What may be on disk is what the next reload begins with, also when this one is dropped or fails.
+    async fn remember(&mut self, bounds: Bounds) -> Result<(), Vec<StartError>> {
+        self.bounds = bounds.clone();
+        tokio::task::spawn_blocking(move || bounds.save())
+            .await
+            .map_err(BoundsError::from)
+            .flatten()
+            .map_err(|error| vec![error.into()])
     }
 
     /// What was measured of tables that are gone; one of the same name counts anew, as after a restart.
@@ -122,21 +142,5 @@ fn warn_of_weaker(new: &Outline, old: &Outline) {
     let changes = new.changes_since(old);
     for change in changes.iter().filter(|change| change.is_weaker) {
         warn!(%change, "the new configuration is weaker");
-    }
-}
-
-/// A rule is remembered for as long as a token of its time may live. Made under a shorter bound, it may be forgotten before a
-/// token that the longer one lets pass.
-fn warn_of_longer_lives(running: &[Arc<Member>], next: &[Arc<Issuer>]) {
-    let life = |issuer: &Issuer| issuer.rules.max_lifetime + issuer.rules.leeway;
-    for issuer in next {
-        let same = |member: &&Arc<Member>| member.issuer.rules.issuer == issuer.rules.issuer;
-        if running
-            .iter()
-            .find(same)
-            .is_some_and(|member| life(&member.issuer) < life(issuer))
-        {
-            warn!(issuer = %issuer.name, "tokens may live longer than before: revocations made until now are forgotten when the old bound says so; make again those that must outlive it");
-        }
     }
 }

@@ -11,7 +11,7 @@ use super::denied::Denied;
 use crate::base::clock::UnixSeconds;
 use crate::denylist::{Fingerprinter, Index, Lease};
 use crate::jwks::KeysState;
-use crate::policy::{self, Auth, Lacking, OnStale};
+use crate::policy::{self, Auth, Lacking, OnStale, Refused};
 use crate::token::{Found, Reject, Spot, TokenCache, find, parse, verify};
 
 /// What a request presents.
@@ -21,6 +21,8 @@ pub struct Presented<'r> {
     pub headers: &'r HeaderMap,
     /// Its query, without the question mark.
     pub query: Option<&'r str>,
+    /// What an expression may see of it. None: a route with one refuses.
+    pub request: Option<&'r policy::Request<'r>>,
     /// For how long its sender, who has sent too many wrong tokens, gets no token checked that is not known to be good.
     pub barred: Option<Duration>,
     /// Whether the denylist may be too old: [`Lease::is_over`].
@@ -162,7 +164,7 @@ fn decide_token<'a>(
     Decided {
         issuer: Some(issuer),
         cached,
-        decision: allow(access, &bearer, tables, presented.stale).map_or_else(
+        decision: allow(access, &bearer, presented, tables).map_or_else(
             Decision::Deny,
             |()| {
                 Decision::Pass(Pass {
@@ -219,7 +221,12 @@ fn check<'a>(
 }
 
 /// Steps 10 to 12: denylist, requirements, headers.
-fn allow(access: &Access, bearer: &Bearer, tables: &Tables, stale: bool) -> Result<(), Denied> {
+fn allow(
+    access: &Access,
+    bearer: &Bearer,
+    presented: Presented<'_>,
+    tables: &Tables,
+) -> Result<(), Denied> {
     if let Some(kind) = tables
         .denylist
         .is_denied_since(&bearer.revocation, &bearer.clean_at)
@@ -227,13 +234,17 @@ fn allow(access: &Access, bearer: &Bearer, tables: &Tables, stale: bool) -> Resu
         return Err(Denied::Revoked(kind));
     }
     // Only now: what is known to be revoked is, however old the rest.
-    if stale && access.on_stale == OnStale::Deny {
+    if presented.stale && access.on_stale == OnStale::Deny {
         return Err(Denied::DenylistStale);
     }
-    policy::check(&bearer.claims, &access.requirement).map_err(|lacking| match lacking {
-        Lacking::Scope => Denied::ScopeLacking,
-        Lacking::Claim => Denied::ClaimLacking,
-    })?;
+    policy::check(&bearer.claims, &access.requirement, presented.request).map_err(
+        |lacking| match lacking {
+            Lacking::Scope => Denied::ScopeLacking,
+            Lacking::Claim => Denied::ClaimLacking,
+            Lacking::Expression(Refused::False) => Denied::ExpressionFalse,
+            Lacking::Expression(Refused::Failed) => Denied::ExpressionFailed,
+        },
+    )?;
     match bearer.headers {
         Ok(_) => Ok(()),
         Err(_) => Err(Denied::ClaimsUnmappable),

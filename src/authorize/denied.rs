@@ -30,6 +30,10 @@ pub enum Denied {
     ScopeLacking,
     /// A claim is lacking (403).
     ClaimLacking,
+    /// The route's expression is false (403).
+    ExpressionFalse,
+    /// The route's expression cannot be told: something is missing or of another type (403).
+    ExpressionFailed,
     /// A claim cannot be the header that the service asked for (500).
     ClaimsUnmappable,
 }
@@ -62,6 +66,8 @@ impl Denied {
             Self::DenylistStale => "denylist_stale",
             Self::ScopeLacking => "insufficient_scope",
             Self::ClaimLacking => "insufficient_claims",
+            Self::ExpressionFalse => "expression_false",
+            Self::ExpressionFailed => "expression_failed",
             Self::ClaimsUnmappable => "claims_unmappable",
         }
     }
@@ -116,7 +122,7 @@ impl Denied {
                 "insufficient_scope",
                 "The token lacks a scope that is needed here.",
             ),
-            Self::ClaimLacking => Problem::new(
+            Self::ClaimLacking | Self::ExpressionFalse | Self::ExpressionFailed => Problem::new(
                 StatusCode::FORBIDDEN,
                 "insufficient_claims",
                 "The token does not say what is needed here.",
@@ -138,6 +144,8 @@ impl Denied {
             | Self::KeysUnavailable
             | Self::DenylistStale
             | Self::ClaimLacking
+            | Self::ExpressionFalse
+            | Self::ExpressionFailed
             | Self::ClaimsUnmappable => None,
         };
         problem.retry_after = match self {
@@ -150,6 +158,8 @@ impl Denied {
             | Self::Revoked(_)
             | Self::ScopeLacking
             | Self::ClaimLacking
+            | Self::ExpressionFalse
+            | Self::ExpressionFailed
             | Self::ClaimsUnmappable => None,
         };
         problem

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::print::harmless;
 use super::{ConfigArgs, Failure, Format, Verdict, print};
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::config::{self, Change, Outline, Settings, settings};
@@ -134,6 +135,7 @@ struct Row {
     scopes: Vec<String>,
     any_scope: Vec<String>,
     claims: Vec<String>,
+    expression: Option<String>,
     upstream: String,
 }
 
@@ -169,6 +171,11 @@ impl Row {
                 .iter()
                 .map(|claim| claim.path.to_string())
                 .collect(),
+            expression: route
+                .requirement
+                .expression
+                .as_ref()
+                .map(|expression| expression.as_str().to_owned()),
             upstream: route.upstream.to_string(),
         }
     }
@@ -188,6 +195,9 @@ impl Row {
             scopes.push(format!("any of ({})", self.any_scope.join(" ")));
         }
         scopes.extend(self.claims.iter().map(|claim| format!("claim:{claim}")));
+        let line = |text: &str| harmless(text).replace('\n', " ");
+        let expression = self.expression.as_deref().map(line);
+        scopes.extend(expression.map(|expression| format!("if ({expression})")));
         vec![
             list(&self.hosts, "any"),
             self.path.clone(),
@@ -219,6 +229,7 @@ impl Row {
             "scopes": self.scopes,
             "any_scope": self.any_scope,
             "claims": self.claims,
+            "expression": self.expression,
             "upstream": self.upstream,
         })
     }
@@ -253,6 +264,7 @@ mod tests {
             scopes: vec!["read".to_owned()],
             any_scope: vec!["a".to_owned(), "b".to_owned()],
             claims: vec!["realm.roles".to_owned()],
+            expression: Some("claims.a == 1".to_owned()),
             upstream: "orders".to_owned(),
         }
     }
@@ -286,7 +298,7 @@ mod tests {
                 "required",
                 "main",
                 "any",
-                "read any of (a b) claim:realm.roles",
+                "read any of (a b) claim:realm.roles if (claims.a == 1)",
                 "orders"
             ]
         );

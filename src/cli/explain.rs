@@ -4,8 +4,8 @@
 use std::io::{self, Read, Write};
 
 use clap::Args;
-use http::header::{AUTHORIZATION, COOKIE};
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::{AUTHORIZATION, COOKIE, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
 use super::print::harmless;
@@ -15,8 +15,9 @@ use crate::app::Rehearsal;
 use crate::authorize::{Decision, Denied, Pass, Presented, decide};
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::config;
+use crate::http::headers::is_hop_by_hop;
 use crate::plan::{Plan, Route};
-use crate::policy::{Auth, Mode, OnStale};
+use crate::policy::{self, Auth, Mode, OnStale};
 use crate::route::{Found, Host, NormalPath};
 use crate::token::{Places, Reject, parse};
 
@@ -40,6 +41,16 @@ pub(super) struct ExplainArgs {
     /// The request's Host
     #[arg(long, default_value = "localhost")]
     host: String,
+    /// A header of the request, for routes with an expression; may be given several times
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
+    let cure = "write a name and a value, such as 'x-tenant: shop'";
+    let (name, value) = text.split_once(':').ok_or(cure)?;
+    let name = name.trim().parse().map_err(|_| cure)?;
+    Ok((name, value.trim().parse().map_err(|_| cure)?))
 }
 
 /// A request line without its version.
@@ -113,7 +124,7 @@ impl Step {
             Self::Key => "a key that the token names fits",
             Self::Signature => "the signature",
             Self::Denylist => "not revoked",
-            Self::Requirement => "the scopes and claims that the route asks",
+            Self::Requirement => "the scopes, claims and expression that the route asks",
             Self::Headers => "claims become headers",
         }
     }
@@ -124,7 +135,10 @@ impl Step {
             Denied::NoToken | Denied::TokenAmbiguous | Denied::TooManyFailures(_) => Self::Token,
             Denied::KeysUnavailable => Self::Keys,
             Denied::Revoked(_) | Denied::DenylistStale => Self::Denylist,
-            Denied::ScopeLacking | Denied::ClaimLacking => Self::Requirement,
+            Denied::ScopeLacking
+            | Denied::ClaimLacking
+            | Denied::ExpressionFalse
+            | Denied::ExpressionFailed => Self::Requirement,
             Denied::ClaimsUnmappable => Self::Headers,
             Denied::Token(reject) => match reject {
                 Reject::Malformed | Reject::TooLarge | Reject::CritUnsupported => Self::Form,
@@ -154,15 +168,21 @@ pub(super) async fn explain(
     let token = args.token.map(|token| read_token(&token, input));
     let token = token.transpose().map_err(Failure::Output)?;
     let rehearsal = Rehearsal::of(settings, clock).await?;
-    let route = match find(&rehearsal.plan, &args.host, &args.request) {
-        Ok(route) => route,
+    let (route, seen) = match find(&rehearsal.plan, &args.host, &args.request) {
+        Ok(found) => found,
         Err(why) => {
             writeln!(out, "FAIL  route      {why}\n\nrefused, whatever the token")?;
             return Ok(Verdict::Bad);
         }
     };
     writeln!(out, "ok    route      {}", harmless(route.name.as_str()))?;
-    let decision = judge(&rehearsal, route, token.as_deref(), clock.now());
+    let decision = judge(
+        &rehearsal,
+        route,
+        (token.as_deref(), args.headers),
+        &seen,
+        clock.now(),
+    );
     show(route, token.as_deref(), &decision, out)?;
     Ok(match (&decision, route.mode) {
         (Ok(_), _) | (Err(_), Mode::Report) => Verdict::Good,
@@ -170,13 +190,27 @@ pub(super) async fn explain(
     })
 }
 
+/// The request in the form that is matched.
+struct Seen {
+    method: Method,
+    path: String,
+    host: String,
+}
+
 /// Steps 4 and 5 of the life of a request.
-fn find<'p>(plan: &'p Plan, host: &str, asked: &Asked) -> Result<&'p Route, String> {
+fn find<'p>(plan: &'p Plan, host: &str, asked: &Asked) -> Result<(&'p Route, Seen), String> {
     let host = Host::parse(host).map_err(|_| "400: the host is not valid".to_owned())?;
     let path = asked.target.split('?').next().unwrap_or_default();
     let path = NormalPath::parse(path).map_err(|error| format!("400: the path {error}"))?;
     match plan.routes.find(Some(&host), &path, &asked.method) {
-        Ok(Found::Route(route)) => Ok(route),
+        Ok(Found::Route(route)) => Ok((
+            route,
+            Seen {
+                method: asked.method.clone(),
+                path: path.as_str().to_owned(),
+                host: host.as_str().to_owned(),
+            },
+        )),
         Ok(Found::Nothing) => Err("404: no route, no service".to_owned()),
         Ok(Found::OtherMethods(methods)) => {
             let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
@@ -190,13 +224,28 @@ fn find<'p>(plan: &'p Plan, host: &str, asked: &Asked) -> Result<&'p Route, Stri
 fn judge(
     rehearsal: &Rehearsal,
     route: &Route,
-    token: Option<&str>,
+    (token, more): (Option<&str>, Vec<(HeaderName, HeaderValue)>),
+    seen: &Seen,
     now: UnixSeconds,
 ) -> Result<Pass, Denied> {
-    let (headers, query) = present(&route.access.places, token);
+    let (mut headers, query) = present(&route.access.places, token);
+    for (name, value) in more {
+        headers.append(name, value);
+    }
+    let is_hidden = |name: &HeaderName| {
+        *name == HOST || is_hop_by_hop(name) || rehearsal.plan.protected.covers(name)
+    };
+    let request = policy::Request {
+        method: seen.method.as_str(),
+        path: &seen.path,
+        host: Some(&seen.host),
+        headers: &headers,
+        is_hidden: &is_hidden,
+    };
     let presented = Presented {
         headers: &headers,
         query: query.as_deref(),
+        request: Some(&request),
         barred: None,
         stale: false,
     };
@@ -259,7 +308,7 @@ fn show(
         let detail = match sign {
             "-" => "not asked".to_owned(),
             "?" => on_stale(route).to_owned(),
-            _ => detail(step, token).map_or_else(
+            _ => detail(step, route, token).map_or_else(
                 || step.text().to_owned(),
                 |said| format!("{}: {}", step.text(), harmless(&said)),
             ),
@@ -302,8 +351,12 @@ const fn on_stale(route: &Route) -> &'static str {
     }
 }
 
-/// What the token says about it.
-fn detail(step: Step, token: Option<&str>) -> Option<String> {
+/// What the token, or the route, says about it.
+fn detail(step: Step, route: &Route, token: Option<&str>) -> Option<String> {
+    if step == Step::Requirement {
+        let expression = route.access.requirement.expression.as_ref()?;
+        return Some(expression.as_str().replace('\n', " "));
+    }
     let parsed = parse(token?).ok()?;
     let claim = |name: &str| parsed.payload.get(name).map(Value::to_string);
     match step {

@@ -391,6 +391,13 @@ fn lost(before: &Requirement, after: &Requirement) -> Vec<String> {
             any.join(" ")
         ));
     }
+    match (&before.expression, &after.expression) {
+        (Some(_), None) => lost.push("loses its expression".to_owned()),
+        (Some(before), Some(after)) if before != after => {
+            lost.push("has another expression, which may ask for less".to_owned());
+        }
+        (Some(_) | None, Some(_)) | (None, None) => {}
+    }
     for claim in &before.claims {
         let mut same = after.claims.iter().filter(|asked| asked.path == claim.path);
         if !same.any(|asked| {
@@ -622,6 +629,17 @@ mod tests {
             "claims = { t = \"1\" }",
             &[],
         );
+        check(
+            "expression = \"claims.a == 1\"",
+            "",
+            &["! /x/*: loses its expression"],
+        );
+        check(
+            "expression = \"claims.a == 1\"",
+            "expression = \"claims.a > 0\"",
+            &["! /x/*: has another expression, which may ask for less"],
+        );
+        check("", "expression = \"claims.a == 1\"", &[]);
         check("issuers = [\"a\"]", "", &["! /x/*: accepts issuer b"]);
         check("", "issuers = [\"a\"]", &["/x/*: refuses issuer b"]);
         check(

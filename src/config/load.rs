@@ -750,8 +750,8 @@ claims = { tenant = 1.5 }
     #[test]
     fn what_a_later_version_knows_is_said_to_come() {
         check(
-            &format!("{BASE}expression = \"true\"\n"),
-            "routes[0].expression",
+            &format!("{BASE}on_stale = \"deny\"\n"),
+            "routes[0].on_stale",
             "is not supported yet",
         );
         check(

@@ -129,6 +129,7 @@ mod tests {
             scopes = ["orders"]
             any_scope = ["read", "write"]
             claims = { tenant = "shop", "realm_access.roles" = ["clerk", "manager"] }
+            expression = "claims.tenant == request.headers['x-tenant']"
             cors = { origins = ["https://shop.example.com"] }
 
             [admin]

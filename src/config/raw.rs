@@ -72,6 +72,7 @@ sections! {
         address: String,
         tls: Tls,
         http2: bool,
+        proxy_protocol: bool,
         trusted_proxies: List<String>,
         max_connections: u64,
         max_connections_per_address: u64,
@@ -190,6 +191,7 @@ sections! {
         scopes: List<String>,
         any_scope: List<String>,
         claims: Table<ClaimValues>,
+        expression: String,
         token: Token,
         cors: Cors,
         timeout: Span,
@@ -359,10 +361,9 @@ const SECTIONS: &[(&str, &[&str])] = &[
 /// Keys that the design has and this version does not, by the shape of their table.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
-    ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
     ("upstreams[]", &["balance", "health", "outlier", "retries"]),
-    ("routes[]", &["expression", "rewrite"]),
+    ("routes[]", &["rewrite"]),
 ];
 
 /// The keys of the table whose path has this shape; empty if there is none.

@@ -3,16 +3,17 @@
 //! than its share hands the next one over.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
@@ -23,7 +24,8 @@ use super::addresses::{Addresses, Guest};
 use super::failures::ClientFailures;
 use super::inherited::Inherited;
 use super::options::{Address, Options};
-use super::serve::{Front, serve};
+use super::proxy_protocol::{self, Told};
+use super::serve::{ConnectionFault, Front, serve};
 use crate::base::deadline::Deadlines;
 use crate::http::forwarded::{Peer, is_trusted};
 
@@ -50,9 +52,6 @@ const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 
 /// Connections that a thread may have beyond the one with the fewest before it hands the next one over.
 const SKEW_MAX: usize = 1;
-
-/// The code of a connection beyond `max_connections_per_address`, beside those of `ConnectionFault`.
-const ADDRESS_FULL: &str = "address_full";
 
 /// One thread's sockets for one listener.
 #[derive(Debug)]
@@ -251,11 +250,14 @@ impl Acceptor {
             };
             match accepted {
                 Ok(accepted) => {
-                    let Ok(guest) = self.crew.admit(&accepted, &serving.options) else {
-                        let faults = &serving.metrics.faults;
-                        faults.with_label_values(&[ADDRESS_FULL]).inc();
-                        tracing::debug!("a client had as many connections as it may");
-                        continue;
+                    let guest = match self.crew.admit(&accepted, &serving.options) {
+                        Ok(guest) => guest,
+                        Err(refused) => {
+                            let faults = &serving.metrics.faults;
+                            faults.with_label_values(&[refused.code()]).inc();
+                            tracing::debug!(%refused, "a connection was closed at once");
+                            continue;
+                        }
                     };
                     let seat = self.crew.seat(self.me, guest);
                     if seat.at == self.me {
@@ -307,19 +309,12 @@ impl<F: Front> Serving<F> {
                 Accepted::Tcp(stream, address) => {
                     let trusted = is_trusted(&options.trusted_proxies, address.ip());
                     let peer = Peer::new(Some(address.ip()), trusted);
-                    serve(stream, (peer, place), options, front, &deadlines, stop).await
+                    welcome(stream, (peer, place), options, front, &deadlines, stop).await
                 }
                 // Whoever may open the socket's file is on this machine and let in by the operator.
                 Accepted::Unix(stream) => {
-                    serve(
-                        stream,
-                        (Peer::new(None, true), place),
-                        options,
-                        front,
-                        &deadlines,
-                        stop,
-                    )
-                    .await
+                    let peer = Peer::new(None, true);
+                    welcome(stream, (peer, place), options, front, &deadlines, stop).await
                 }
             };
             if let Err(fault) = ended {
@@ -329,6 +324,45 @@ impl<F: Front> Serving<F> {
         });
         spawn_local(serving);
     }
+}
+
+/// Learns whom the connection is for, where a proxy says so, and serves it.
+async fn welcome<S, F>(
+    mut stream: S,
+    (mut peer, mut place): (Peer, Place),
+    options: Rc<Options>,
+    front: Rc<F>,
+    deadlines: &Deadlines,
+    stop: CancellationToken,
+) -> Result<(), ConnectionFault>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Front,
+{
+    let mut spent = Duration::ZERO;
+    if options.proxy_protocol {
+        let began = Instant::now();
+        // In a box, so that connections of other listeners have no room for it.
+        let reading = Box::pin(proxy_protocol::read(&mut stream));
+        let told = deadlines
+            .within(options.handshake_timeout(), reading)
+            .await
+            .map_err(|_| ConnectionFault::ProxyTimeout)??;
+        spent = began.elapsed();
+        peer = match told {
+            Told::Client(address) => {
+                let trusted = is_trusted(&options.trusted_proxies, address);
+                if !trusted {
+                    place.seat.guest = place.seat.crew.guest(address)?;
+                }
+                Peer::new(Some(address), trusted)
+            }
+            // What the request says about its way may come from anybody.
+            Told::Nobody => Peer::new(None, false),
+        };
+    }
+    let client = (peer, place, spent);
+    serve(stream, client, options, front, deadlines, stop).await
 }
 
 enum AsyncListening {
@@ -378,11 +412,9 @@ impl Parcel {
 struct Seat {
     crew: Crew,
     at: usize,
-    _guest: Option<Guest>,
+    /// Given back with it.
+    guest: Option<Guest>,
 }
-
-/// The address has as many connections as it may.
-struct AddressFull;
 
 /// An open connection, counted until this is dropped.
 #[derive(Debug)]
@@ -433,16 +465,31 @@ impl Drop for Place {
 
 impl Crew {
     /// Counts the connection for its address, where that is asked. Behind a trusted proxy are many clients, and a Unix socket
-    /// has no address.
-    fn admit(&self, accepted: &Accepted, options: &Options) -> Result<Option<Guest>, AddressFull> {
-        match (&self.0.addresses, accepted) {
-            (Some(addresses), Accepted::Tcp(_, address))
-                if !is_trusted(&options.trusted_proxies, address.ip()) =>
-            {
-                let guest = addresses.admit(address.ip().into());
-                guest.map(Some).ok_or(AddressFull)
+    /// has no address. Where proxies say whom they speak for, nobody else is let in.
+    fn admit(
+        &self,
+        accepted: &Accepted,
+        options: &Options,
+    ) -> Result<Option<Guest>, ConnectionFault> {
+        match accepted {
+            Accepted::Tcp(_, address) if !is_trusted(&options.trusted_proxies, address.ip()) => {
+                if options.proxy_protocol {
+                    return Err(ConnectionFault::NoProxy);
+                }
+                self.guest(address.ip())
             }
-            (Some(_) | None, Accepted::Tcp(..) | Accepted::Unix(_)) => Ok(None),
+            Accepted::Tcp(..) | Accepted::Unix(_) => Ok(None),
+        }
+    }
+
+    /// One more connection of this client, if it may have one.
+    fn guest(&self, address: IpAddr) -> Result<Option<Guest>, ConnectionFault> {
+        match &self.0.addresses {
+            None => Ok(None),
+            Some(addresses) => addresses
+                .admit(address.into())
+                .map(Some)
+                .ok_or(ConnectionFault::AddressFull),
         }
     }
 
@@ -458,7 +505,7 @@ impl Crew {
         Seat {
             crew: self.clone(),
             at,
-            _guest: guest,
+            guest,
         }
     }
 
@@ -512,6 +559,7 @@ mod tests {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
             tls: None,
             http2: true,
+            proxy_protocol: false,
             trusted_proxies: vec![],
             max_connections: 1,
             max_connections_per_address: None,

@@ -10,6 +10,7 @@ mod inherited;
 mod io;
 mod options;
 mod pace;
+mod proxy_protocol;
 mod serve;
 pub mod tls;
 
@@ -20,4 +21,7 @@ pub use failures::ClientFailures;
 pub(crate) use framing::law as framing_law;
 pub use inherited::{InheritError, Inherited};
 pub use options::{Address, Options};
+pub use proxy_protocol::ProxyFault;
+#[cfg(any(test, fuzzing))]
+pub(crate) use proxy_protocol::law as proxy_protocol_law;
 pub use serve::{ConnectionFault, Front};

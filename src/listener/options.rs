@@ -29,6 +29,8 @@ pub struct Options {
     pub tls: Option<Arc<Tls>>,
     /// HTTP/2, by prior knowledge; under TLS, by ALPN alone. Default true.
     pub http2: bool,
+    /// Whether `trusted_proxies` say by the PROXY protocol whom they speak for, and nobody else is let in. Default false.
+    pub proxy_protocol: bool,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are believed. Default: none.
     pub trusted_proxies: Vec<IpNet>,
     /// Most open connections; further ones wait in the kernel's queue. Default 16,384.
@@ -59,6 +61,15 @@ pub struct Options {
     pub answer_min_rate: u64,
     /// Most concurrent streams of one HTTP/2 connection. Default 128.
     pub max_streams: u32,
+}
+
+impl Options {
+    /// From accepting a connection to the end of all that comes before HTTP.
+    pub(super) fn handshake_timeout(&self) -> Duration {
+        self.tls
+            .as_ref()
+            .map_or(self.header_timeout, |tls| tls.options().handshake_timeout)
+    }
 }
 
 impl std::fmt::Display for Address {

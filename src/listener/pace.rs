@@ -262,6 +262,7 @@ mod tests {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
             tls: None,
             http2: true,
+            proxy_protocol: false,
             trusted_proxies: vec![],
             max_connections: 8,
             max_connections_per_address: None,
@@ -285,7 +286,7 @@ mod tests {
             let drain = CancellationToken::new();
             serve(
                 ours,
-                (peer, place),
+                (peer, place, Duration::ZERO),
                 options,
                 Rc::new(Service),
                 &deadlines,

@@ -26,6 +26,7 @@ use super::framing::Framing;
 use super::io::{ClientIo, First, Watch};
 use super::options::Options;
 use super::pace::{Pace, Paced, StreamExecutor};
+use super::proxy_protocol::ProxyFault;
 use super::tls::Tls;
 use crate::base::deadline::{Deadline, Deadlines};
 use crate::base::patience::Patience;
@@ -67,6 +68,18 @@ pub enum ConnectionFault {
     /// The handshake of TLS took too long.
     #[error("the TLS handshake took too long")]
     TlsTimeout,
+    /// What a trusted proxy says first is not the PROXY protocol.
+    #[error(transparent)]
+    Proxy(#[from] ProxyFault),
+    /// Only trusted proxies are let in where they speak for others.
+    #[error("the peer is none of trusted_proxies")]
+    NoProxy,
+    /// It took too long.
+    #[error("the PROXY protocol header took too long")]
+    ProxyTimeout,
+    /// The client that a trusted proxy speaks for has as many connections as it may.
+    #[error("a client had as many connections as it may")]
+    AddressFull,
     /// No first byte in time.
     #[error("the connection stayed silent")]
     Silent,
@@ -87,6 +100,10 @@ impl ConnectionFault {
             Self::SlowReader => "slow_reader",
             Self::Tls(_) => "tls",
             Self::TlsTimeout => "tls_timeout",
+            Self::Proxy(_) => "proxy_protocol",
+            Self::ProxyTimeout => "proxy_protocol_timeout",
+            Self::NoProxy => "no_proxy",
+            Self::AddressFull => "address_full",
             Self::Silent => "silent",
             Self::Flood => "flood",
         }
@@ -116,10 +133,10 @@ const RECEIVE_WINDOW_BYTES: u32 = 1024 * 1024;
 /// HTTP/2: bytes of the table of headers that a client may refer to. What every peer begins with (RFC 9113 section 6.5.2).
 const HEADER_TABLE_BYTES: u32 = 4096;
 
-/// Serves one connection until it ends.
+/// Serves one connection until it ends. `spent` is how much of the handshake's time is gone.
 pub(super) async fn serve<S, F>(
     mut stream: S,
-    (peer, place): (Peer, Place),
+    (peer, place, spent): (Peer, Place, Duration),
     options: Rc<Options>,
     front: Rc<F>,
     deadlines: &Deadlines,
@@ -130,7 +147,7 @@ where
     F: Front,
 {
     if let Some(tls) = options.tls.clone() {
-        let client = (stream, peer, place);
+        let client = (stream, peer, place, spent);
         // In a box, so that connections without TLS have no room for it.
         return Box::pin(serve_tls(&tls, client, options, front, deadlines, drain)).await;
     }
@@ -148,7 +165,7 @@ where
 
 async fn serve_tls<S, F>(
     tls: &Tls,
-    (stream, peer, place): (S, Peer, Place),
+    (stream, peer, place, spent): (S, Peer, Place, Duration),
     options: Rc<Options>,
     front: Rc<F>,
     deadlines: &Deadlines,
@@ -159,7 +176,10 @@ where
     F: Front,
 {
     let secured = deadlines
-        .within(tls.options().handshake_timeout, tls.accept(stream))
+        .within(
+            tls.options().handshake_timeout.saturating_sub(spent),
+            tls.accept(stream),
+        )
         .await
         .map_err(|_| ConnectionFault::TlsTimeout)?
         .map_err(ConnectionFault::Tls)?;

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::expression::{Refused, Request};
 use super::requirement::{ClaimRequirement, Requirement};
 use crate::token::Claims;
 
@@ -12,10 +13,17 @@ pub enum Lacking {
     Scope,
     /// A claim: 403.
     Claim,
+    /// The expression is false, or cannot be told: 403.
+    Expression(Refused),
 }
 
-/// Whether `claims` have what `requirement` asks.
-pub fn check(claims: &Claims, requirement: &Requirement) -> Result<(), Lacking> {
+/// Whether `claims`, and the request that they come with, have what `requirement` asks. Without a request an expression
+/// cannot be told.
+pub fn check(
+    claims: &Claims,
+    requirement: &Requirement,
+    request: Option<&Request<'_>>,
+) -> Result<(), Lacking> {
     let has = |scope: &str| claims.scopes.iter().any(|held| **held == *scope);
     if !requirement.scopes.iter().all(|scope| has(scope)) {
         return Err(Lacking::Scope);
@@ -23,14 +31,16 @@ pub fn check(claims: &Claims, requirement: &Requirement) -> Result<(), Lacking> 
     if !requirement.any_scope.is_empty() && !requirement.any_scope.iter().any(|scope| has(scope)) {
         return Err(Lacking::Scope);
     }
-    if requirement
-        .claims
-        .iter()
-        .all(|asked| holds(&claims.all, asked))
-    {
-        Ok(())
-    } else {
-        Err(Lacking::Claim)
+    let holds = |asked: &ClaimRequirement| holds(&claims.all, asked);
+    if !requirement.claims.iter().all(holds) {
+        return Err(Lacking::Claim);
+    }
+    match (&requirement.expression, request) {
+        (None, _) => Ok(()),
+        (Some(_), None) => Err(Lacking::Expression(Refused::Failed)),
+        (Some(expression), Some(request)) => expression
+            .holds(claims, request)
+            .map_err(Lacking::Expression),
     }
 }
 

@@ -1,7 +1,8 @@
-//! What a route asks of a token's claims.
+//! What a route asks of a token's claims, and of the request that it comes with.
 
 use serde_json::Value;
 
+use super::expression::Expression;
 use crate::token::ClaimPath;
 
 /// All of it must hold. Empty: nothing is asked.
@@ -13,6 +14,8 @@ pub struct Requirement {
     pub any_scope: Vec<Box<str>>,
     /// Every one of these claims.
     pub claims: Vec<ClaimRequirement>,
+    /// What must be true.
+    pub expression: Option<Expression>,
 }
 
 /// A claim that must have one of some values. A claim that is an array has a value when one of its
@@ -29,6 +32,9 @@ impl Requirement {
     /// Whether nothing is asked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.scopes.is_empty() && self.any_scope.is_empty() && self.claims.is_empty()
+        self.scopes.is_empty()
+            && self.any_scope.is_empty()
+            && self.claims.is_empty()
+            && self.expression.is_none()
     }
 }

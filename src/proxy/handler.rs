@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, REFERER, UPGRADE, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -34,8 +34,8 @@ use crate::http::respond::{Problem, is_grpc};
 use crate::jwks::RefreshOutcome;
 use crate::listener::{Connection, Front};
 use crate::plan::Route;
-use crate::policy::{Mode, OnStale, Requirement};
-use crate::route::{Found, NormalPath};
+use crate::policy::{self, Mode, OnStale, Requirement};
+use crate::route::{Found, Host, NormalPath};
 use crate::telemetry::access::Form;
 use crate::telemetry::metrics::{Decided as Counted, Fate};
 use crate::telemetry::trace::Context;
@@ -209,9 +209,10 @@ impl Exchange<'_> {
                 self.count(route, None, Fate::Allow, "preflight");
                 Pass::STRANGER
             }
-            Preflight::Pass | Preflight::No => {
-                self.decide(route, parts).await.map_err(Refusal::Denied)?
-            }
+            Preflight::Pass | Preflight::No => self
+                .decide(route, parts, head)
+                .await
+                .map_err(Refusal::Denied)?,
         };
         self.bearer = pass.bearer.as_ref().map(|(bearer, _)| Arc::clone(bearer));
         let sent = self.send(route, parts, head, &pass).await;
@@ -242,7 +243,26 @@ impl Exchange<'_> {
     }
 
     /// Steps 6 to 12. An unknown key is waited for once.
-    async fn decide(&mut self, route: &Arc<Route>, parts: &Parts) -> Result<Pass, Denied> {
+    async fn decide(
+        &mut self,
+        route: &Arc<Route>,
+        parts: &Parts,
+        head: &Head,
+    ) -> Result<Pass, Denied> {
+        let (plan, is_trusted) = (&self.edition.plan, self.connection.peer.trusted);
+        let is_hidden =
+            |name: &HeaderName| request::is_hidden(name, &parts.headers, plan, route, is_trusted);
+        let has_expression = route.access.requirement.expression.is_some();
+        let host = has_expression
+            .then(|| request::host(head.authority.as_ref()).ok().flatten())
+            .flatten();
+        let seen = has_expression.then(|| policy::Request {
+            method: parts.method.as_str(),
+            path: head.path.as_deref().unwrap_or(parts.uri.path()),
+            host: host.as_ref().map(Host::as_str),
+            headers: &parts.headers,
+            is_hidden: &is_hidden,
+        });
         let shared = &self.worker.shared;
         let client = self.connection.failures().and_then(|known| {
             let client = known.client(&self.connection.peer, &parts.headers)?;
@@ -251,6 +271,7 @@ impl Exchange<'_> {
         let mut presented = Presented {
             headers: &parts.headers,
             query: parts.uri.query(),
+            request: seen.as_ref(),
             barred: client
                 .and_then(|(failures, client)| failures.barred(client, shared.clock.now())),
             stale: self.is_stale(),
@@ -884,6 +905,7 @@ mod tests {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
             tls: None,
             http2: false,
+            proxy_protocol: false,
             trusted_proxies: vec![],
             max_connections: 8,
             max_connections_per_address: None,

@@ -153,7 +153,7 @@ pub(super) fn rewrite(parts: &mut Parts, outgoing: &Outgoing<'_>) -> Result<(), 
     doomed.extend(
         headers
             .keys()
-            .filter(|name| is_dropped(name, outgoing))
+            .filter(|name| is_dropped(name, outgoing.plan, outgoing.route, outgoing.peer.trusted))
             .cloned(),
     );
     for name in doomed {
@@ -202,19 +202,32 @@ pub(super) fn rewrite(parts: &mut Parts, outgoing: &Outgoing<'_>) -> Result<(), 
     Ok(())
 }
 
-fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
+fn is_dropped(name: &HeaderName, plan: &Plan, route: &Route, is_trusted: bool) -> bool {
     is_hop_by_hop(name)
         // We answer it ourselves, when the service begins to read the body.
         || *name == EXPECT
         || is_alias_of_framing(name)
-        || (is_told_by_proxies(name) && !(outgoing.peer.trusted && is_kept_from_trusted(name)))
-        || outgoing.plan.protected.covers(name)
-        || is_alias_of_token(name, outgoing)
+        || (is_told_by_proxies(name) && !(is_trusted && is_kept_from_trusted(name)))
+        || plan.protected.covers(name)
+        || is_alias_of_token(name, route)
+}
+
+/// Whether the service will not see this header as it came, so that no expression may rest on it.
+pub(super) fn is_hidden(
+    name: &HeaderName,
+    headers: &HeaderMap,
+    plan: &Plan,
+    route: &Route,
+    is_trusted: bool,
+) -> bool {
+    *name == HOST
+        || is_dropped(name, plan, route, is_trusted)
+        || connection_options(headers).map_or(true, |options| options.contains(name))
 }
 
 /// A service that reads `X_Token` for `X-Token` would see a token that nobody has checked.
-fn is_alias_of_token(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
-    let place = &outgoing.route.access.places.header;
+fn is_alias_of_token(name: &HeaderName, route: &Route) -> bool {
+    let place = &route.access.places.header;
     place.as_ref().is_some_and(|place| is_alias(name, place))
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bounds::{Bound, Earlier};
 use super::claims::{ClaimPath, Claims};
 use super::parse::Parsed;
 use super::reject::Reject;
@@ -24,6 +25,9 @@ pub struct Rules {
     pub leeway: Duration,
     /// Longest `exp - iat`. Default 24 h.
     pub max_lifetime: Duration,
+    /// Both were narrower when some tokens were issued, which are held to that (`docs/adr/0016-a-bound-that-grows.md`). Of the
+    /// running gateway; a configuration knows of none.
+    pub earlier: Earlier,
     /// Whether tokens without `iat` pass, if they expire within `max_lifetime` from now. Default false: nobody can say
     /// when such a token was issued, so it may come to life again after a revocation was forgotten
     /// (`docs/adr/0001-iat-is-required.md`).
@@ -83,8 +87,9 @@ impl Rules {
 
     /// What depends on the hour and on who is asked: asked on every request, also of a token known from the cache.
     pub fn check_claims(&self, claims: &Claims, now: UnixSeconds) -> Result<(), Reject> {
+        let bound = self.bound(claims.issued);
         // RFC 7519 section 4.1.4: "on or after which the JWT MUST NOT be accepted".
-        if now >= claims.expires.plus(self.leeway) {
+        if now >= claims.expires.plus(bound.leeway) {
             return Err(Reject::Expired);
         }
         let latest = now.plus(self.leeway);
@@ -103,7 +108,7 @@ impl Rules {
             None if self.allow_missing_iat => now,
             None => return Err(Reject::ClaimMissing),
         };
-        if claims.expires.since(began) > self.max_lifetime {
+        if claims.expires.since(began) > bound.max_lifetime {
             return Err(Reject::LifetimeTooLong);
         }
         let wanted = |audience: &str| self.audiences.iter().any(|ours| **ours == *audience);
@@ -112,5 +117,14 @@ impl Rules {
         } else {
             Err(Reject::AudienceMismatch)
         }
+    }
+
+    /// A token that does not say when it was issued has no time of its own.
+    fn bound(&self, issued: Option<UnixSeconds>) -> Bound {
+        let current = Bound {
+            max_lifetime: self.max_lifetime,
+            leeway: self.leeway,
+        };
+        issued.map_or(current, |issued| self.earlier.bound(issued, current))
     }
 }

@@ -14,7 +14,7 @@ use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::{Issuer, KeySource};
 use crate::jwks::Algorithm;
-use crate::token::{ClaimNames, ClaimPath, Rules, Types};
+use crate::token::{ClaimNames, ClaimPath, Earlier, Rules, Types};
 
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -196,6 +196,7 @@ fn issuer(
             algorithms,
             leeway,
             max_lifetime,
+            earlier: Earlier::default(),
             allow_missing_iat: raw.allow_missing_iat.unwrap_or(false),
             types,
             require,

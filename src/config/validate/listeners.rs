@@ -96,12 +96,20 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
         )
         .and_then(|text| address(&at.key("address"), text, check));
     let proxies = at.key("trusted_proxies");
-    let trusted_proxies = raw
+    let trusted_proxies: Vec<IpNet> = raw
         .trusted_proxies
         .iter()
         .flat_map(raw::List::iter)
         .filter_map(|(n, text)| check.parsed(&proxies.index(n), text, network))
         .collect();
+    let proxy_protocol = raw.proxy_protocol.unwrap_or(false);
+    let nobody = raw.trusted_proxies.as_ref().is_none_or(raw::List::is_empty);
+    if proxy_protocol && nobody && matches!(address, Some(Address::Tcp(_))) {
+        check.fault(
+            &at.key("proxy_protocol"),
+            "lets in trusted_proxies alone, and there are none; write trusted_proxies = [\"10.0.0.0/8\"] with the addresses of the load balancers",
+        );
+    }
     let max_body_size = raw
         .max_body_size
         .map(|size| check.size(&at.key("max_body_size"), Some(size), 0, 1..=u64::MAX));
@@ -116,7 +124,7 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
     let mut number =
         |key, value, default, most| check.number(&at.key(key), value, default, 1..=most);
     let max_connections = number("max_connections", raw.max_connections, 16_384, AT_ONCE_MAX);
-    // Off by default: behind a load balancer without PROXY protocol all clients have one address.
+    // Off by default: behind a load balancer that does not speak the PROXY protocol all clients have one address.
     let per_address = raw.max_connections_per_address.map(|max| {
         let key = "max_connections_per_address";
         number(key, Some(max), 1, AT_ONCE_MAX)
@@ -143,7 +151,8 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
     let http2 = raw.http2.unwrap_or(true);
     let tls = raw.tls.as_ref();
     let tls = tls.map(|raw| tls::listener(raw, &at.key("tls"), http2, check));
-    if matches!(address, Some(Address::Unix(_))) && per_address.is_some() {
+    let has_no_addresses = matches!(address, Some(Address::Unix(_))) && !proxy_protocol;
+    if has_no_addresses && per_address.is_some() {
         check.fault(
             &at.key("max_connections_per_address"),
             "means nothing where clients have no address; leave it out for a Unix socket",
@@ -157,6 +166,7 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
             Some(tls) => Some(tls?),
         },
         http2,
+        proxy_protocol,
         trusted_proxies,
         max_connections: count(max_connections),
         max_connections_per_address: per_address.and_then(|max| NonZeroUsize::new(count(max))),
@@ -247,6 +257,21 @@ mod tests {
             "listeners",
             "there is none",
         );
+    }
+
+    #[test]
+    fn the_proxy_protocol_needs_somebody_who_may_speak_it() {
+        let key = "listeners[0].proxy_protocol";
+        let alone = listener("proxy_protocol = true");
+        check(&alone, key, "lets in trusted_proxies alone");
+        let empty = listener("proxy_protocol = true\ntrusted_proxies = []");
+        check(&empty, key, "lets in trusted_proxies alone");
+        good(&listener(
+            "proxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]",
+        ));
+        // Whoever may open the socket's file may speak it, and then there are addresses.
+        let socket = listener("proxy_protocol = true\nmax_connections_per_address = 1");
+        good(&socket.replace("127.0.0.1:0", "unix:/run/jotgate.sock"));
     }
 
     #[test]

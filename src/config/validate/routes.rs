@@ -16,7 +16,7 @@ use crate::base::names::{IssuerName, RouteName};
 use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::Route;
-use crate::policy::{Auth, ClaimRequirement, Mode, OnStale, Requirement};
+use crate::policy::{Auth, ClaimRequirement, Expression, Mode, OnStale, Requirement};
 use crate::route::{Entry, HostPattern, PathPattern, RouteTable};
 use crate::token::{ClaimPath, Places};
 
@@ -416,6 +416,7 @@ fn never_asked(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) {
         ("scopes", raw.scopes.is_some()),
         ("any_scope", raw.any_scope.is_some()),
         ("claims", raw.claims.is_some()),
+        ("expression", raw.expression.is_some()),
         ("logout", raw.logout == Some(true)),
         ("trust_revoke_header", raw.trust_revoke_header == Some(true)),
         ("end_at_expiry", raw.end_at_expiry == Some(true)),
@@ -456,7 +457,15 @@ fn requirement(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) -> Require
         scopes,
         any_scope,
         claims,
+        expression: expression(raw, at, check),
     }
+}
+
+/// Its text stands in the file; what is wrong with it is told without repeating it.
+fn expression(raw: &raw::Route, at: &KeyPath, check: &mut Check<'_>) -> Option<Expression> {
+    Expression::parse(raw.expression.as_deref()?)
+        .map_err(|fault| check.fault(&at.key("expression"), fault.to_string()))
+        .ok()
 }
 
 /// An empty `any_scope` would read as "nothing is asked", which nobody means who writes it.
@@ -770,12 +779,25 @@ mod tests {
     }
 
     #[test]
+    fn an_expression_is_compiled_and_its_faults_are_told_with_their_place() {
+        let expression = |text: &str| route(&format!("expression = \"{text}\""));
+        let settings = good(&expression("claims.a == 1"));
+        let kept = settings.routes[0].requirement.expression.as_ref();
+        assert_eq!(kept.map(Expression::as_str), Some("claims.a == 1"));
+        let at = "routes[0].expression";
+        check(&expression("claims.a =="), at, "at line 1, column");
+        check(&expression("claims.a.all(x, x)"), at, "not allowed here");
+        check(&expression(""), at, "is no expression");
+    }
+
+    #[test]
     fn a_public_route_asks_nothing() {
         for (key, value) in [
             ("mode", "\"report\""),
             ("issuers", "[\"id.example.com\"]"),
             ("scopes", "[\"a\"]"),
             ("any_scope", "[\"a\"]"),
+            ("expression", "\"claims.a == 1\""),
             ("claims", "{ a = 1 }"),
             ("logout", "true"),
             ("trust_revoke_header", "true"),

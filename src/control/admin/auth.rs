@@ -80,6 +80,7 @@ impl Door {
         let presented = Presented {
             headers,
             query: None,
+            request: None,
             barred: None,
             stale: self.tables.lease.is_over(&self.clock),
         };

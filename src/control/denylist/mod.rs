@@ -4,6 +4,7 @@
 //! A revocation is computed by [`Order`], written by [`Writer`] (a task of the control runtime), and asked for through
 //! [`Revocations`]. HTTP is left to `control/admin`.
 
+mod bounds;
 mod clerk;
 mod log;
 mod measure;
@@ -18,6 +19,7 @@ mod service;
 mod standing;
 mod writer;
 
+pub use bounds::{Bounds, BoundsError};
 pub use clerk::serve_desk;
 #[cfg(any(test, fuzzing))]
 pub(crate) use log::law as log_law;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::record::RuleId;
 use crate::base::clock::UnixSeconds;
 use crate::denylist::{Cutoff, Fingerprint, Fingerprinter, Kind, Span, TokenKeys, Until};
-use crate::token::{ClaimFault, Rules};
+use crate::token::{Bound, ClaimFault, Rules};
 
 /// How long tokens of an issuer may live.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +23,18 @@ pub struct IssuerLife {
 }
 
 impl IssuerLife {
+    /// Without its name.
+    #[must_use]
+    pub const fn bound(&self) -> Bound {
+        Bound {
+            max_lifetime: self.max_lifetime,
+            leeway: self.leeway,
+        }
+    }
+
     /// How long a token may still pass after it was issued.
-    fn whole(&self) -> Duration {
-        self.max_lifetime + self.leeway
+    const fn whole(&self) -> Duration {
+        self.bound().whole()
     }
 }
 
@@ -58,6 +67,29 @@ impl Issuers {
             .map(IssuerLife::whole)
             .max()
             .unwrap_or_default()
+    }
+
+    /// The same issuers, with the bounds of `lives` where those are wider.
+    pub(super) fn widened(&self, lives: &[IssuerLife]) -> Self {
+        let next: HashMap<&str, Bound> = lives
+            .iter()
+            .map(|life| (&*life.issuer, life.bound()))
+            .collect();
+        let widened = |life: &IssuerLife| {
+            let bound = life.bound();
+            let Bound {
+                max_lifetime,
+                leeway,
+            } = next
+                .get(&*life.issuer)
+                .map_or(bound, |next| bound.wider(*next));
+            IssuerLife {
+                issuer: Arc::clone(&life.issuer),
+                max_lifetime,
+                leeway,
+            }
+        };
+        self.0.values().map(widened).collect()
     }
 }
 

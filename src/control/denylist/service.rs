@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::log::{Log, LogView};
-use super::order::{IdentifiedToken, IdentifyFault, Issuers, Order, Tokens};
+use super::order::{IdentifiedToken, IdentifyFault, IssuerLife, Issuers, Order, Tokens};
 use super::receipt::{Patience, Receipt, Wait, follow, look};
 use super::record::{Origin, Record, RuleId};
 use super::relay::{Fleet, Ways};
@@ -138,6 +138,12 @@ impl Revocations {
     /// Takes over the issuers of a new configuration. Rules that are there stay.
     pub fn replace_issuers(&self, issuers: Issuers) {
         self.shared.issuers.store(Arc::new(issuers));
+    }
+
+    /// Keeps rules of running issuers at least as long as a new configuration needs, which is about to be taken over.
+    pub fn keep_longer(&self, lives: &[IssuerLife]) {
+        let widened = self.shared.issuers.load().widened(lives);
+        self.replace_issuers(widened);
     }
 
     /// Reads the body of `POST /v1/revocations`. Ten thousand tokens take a while: not on a thread that serves.

@@ -20,7 +20,7 @@ use crate::base::limits::JWKS_BYTES_MAX;
 use crate::base::secret::secret;
 use crate::identity::{HeaderMap, OnUnmappable};
 use crate::jwks::{KeysState, RefreshOutcome};
-use crate::token::{ClaimNames, ClaimPath, Rules, Types};
+use crate::token::{ClaimNames, ClaimPath, Earlier, Rules, Types};
 
 const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 const HOUR: Duration = Duration::from_hours(1);
@@ -165,6 +165,7 @@ fn issuer(keys: KeySource) -> Issuer {
             algorithms: vec![Algorithm::EdDSA, Algorithm::RS256],
             leeway: Duration::ZERO,
             max_lifetime: HOUR,
+            earlier: Earlier::default(),
             allow_missing_iat: false,
             types: Types {
                 named: Vec::new(),

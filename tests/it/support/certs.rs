@@ -171,11 +171,22 @@ impl TlsClient {
         address: SocketAddr,
         name: &str,
     ) -> impl Future<Output = std::io::Result<TlsStream<TcpStream>>> + use<> {
+        let client = Self(Arc::clone(&self.0));
+        let name = name.to_owned();
+        async move {
+            let stream = within("a connection", TcpStream::connect(address)).await?;
+            client.over(stream, &name).await
+        }
+    }
+
+    /// The same over a connection on which something was said before.
+    pub(crate) fn over(
+        &self,
+        stream: TcpStream,
+        name: &str,
+    ) -> impl Future<Output = std::io::Result<TlsStream<TcpStream>>> + use<> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         let connector = TlsConnector::from(Arc::clone(&self.0));
-        within("a handshake", async move {
-            let stream = TcpStream::connect(address).await?;
-            connector.connect(name, stream).await
-        })
+        within("a handshake", connector.connect(name, stream))
     }
 }

@@ -106,7 +106,7 @@ pub(super) fn fault(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) 
 }
 
 /// A file that stands beside the log.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(in super::super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -135,8 +135,8 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// An empty file for a new edition, readable for nobody else. What a crash left there is overwritten.
-pub(super) fn create_draft(path: &Path) -> io::Result<File> {
+/// An empty file for a new edition of `path`, readable for nobody else. What a crash left there is overwritten.
+pub(in super::super) fn create_draft(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
         .truncate(true)
@@ -146,8 +146,8 @@ pub(super) fn create_draft(path: &Path) -> io::Result<File> {
         .open(draft_path(path))
 }
 
-/// Puts the draft, which is synced, in the log's place, for good.
-pub(super) fn publish_draft(path: &Path) -> io::Result<()> {
+/// Puts the draft, which is synced, in the place of `path`, for good.
+pub(in super::super) fn publish_draft(path: &Path) -> io::Result<()> {
     std::fs::rename(draft_path(path), path)?;
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,

@@ -39,6 +39,7 @@ use crate::denylist::{Cutoff, IndexWriter, Kind, Rule, SHARDS, Span, Until, shar
 
 pub use self::committer::{CommitError, LogView};
 pub use self::file::OpenError;
+pub(super) use self::file::{beside, create_draft, publish_draft};
 pub(super) use self::record::{decode, encode, encode_gone};
 
 /// A log shorter than this is not rewritten: its scan takes no time.
@@ -194,6 +195,16 @@ impl Log {
     #[must_use]
     pub const fn salt(&self) -> &[u8; 16] {
         &self.salt
+    }
+
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether no rule was ever written.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.records == 0
     }
 
     /// For status and metrics.
