@@ -14,8 +14,8 @@ use super::tokens::KnownTokens;
 use crate::base::clock::Clock;
 use crate::config::settings;
 use crate::control::denylist::{
-    Bounds, IssuerLife, Joint, Log, Parts, RedisCarrier, Relay, RelayOptions, Revocations, Seal, join,
-    keys_of, revocations,
+    Bounds, IssuerLife, Joint, Log, Parts, RedisCarrier, Relay, RelayOptions, Revocations, Seal,
+    join, keys_of, revocations,
 };
 use crate::denylist::{Fingerprinter, Index, IndexWriter, Lease, index};
 use crate::telemetry::metrics::Metrics;

@@ -164,15 +164,12 @@ fn decide_token<'a>(
     Decided {
         issuer: Some(issuer),
         cached,
-        decision: allow(access, &bearer, presented, tables).map_or_else(
-            Decision::Deny,
-            |()| {
-                Decision::Pass(Pass {
-                    bearer: Some((bearer, spot)),
-                    stale: presented.stale,
-                })
-            },
-        ),
+        decision: allow(access, &bearer, presented, tables).map_or_else(Decision::Deny, |()| {
+            Decision::Pass(Pass {
+                bearer: Some((bearer, spot)),
+                stale: presented.stale,
+            })
+        }),
     }
 }
 
@@ -237,14 +234,14 @@ fn allow(
     if presented.stale && access.on_stale == OnStale::Deny {
         return Err(Denied::DenylistStale);
     }
-    policy::check(&bearer.claims, &access.requirement, presented.request).map_err(
-        |lacking| match lacking {
+    policy::check(&bearer.claims, &access.requirement, presented.request).map_err(|lacking| {
+        match lacking {
             Lacking::Scope => Denied::ScopeLacking,
             Lacking::Claim => Denied::ClaimLacking,
             Lacking::Expression(Refused::False) => Denied::ExpressionFalse,
             Lacking::Expression(Refused::Failed) => Denied::ExpressionFailed,
-        },
-    )?;
+        }
+    })?;
     match bearer.headers {
         Ok(_) => Ok(()),
         Err(_) => Err(Denied::ClaimsUnmappable),

@@ -517,6 +517,20 @@ impl Shape for Size {
     }
 }
 
+impl Shape for Portion {
+    fn shape() -> Value {
+        json!({"type": "number", "minimum": 0, "maximum": 1})
+    }
+}
+
+impl Shape for AccessLog {
+    fn shape() -> Value {
+        let mut table = AccessTable::shape();
+        table["type"] = json!(["boolean", "object"]);
+        table
+    }
+}
+
 impl Shape for SecretRef {
     fn shape() -> Value {
         let mut table = SecretTable::shape();

@@ -330,7 +330,7 @@ mod tests {
 
     fn log(folder: &Path) -> Log {
         let histogram = crate::telemetry::metrics::Metrics::new().denylist_sync_seconds;
-        Log::open(&folder.join("log"), &mut index(10).1, NOW, histogram).unwrap()
+        Log::open(&folder.join("log"), None, &mut index(10).1, NOW, histogram).unwrap()
     }
 
     #[test]

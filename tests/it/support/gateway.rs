@@ -213,9 +213,14 @@ impl Setup {
         let settings = jotgate::config::load_str("scenario.toml", &text, &self.env)
             .unwrap_or_else(|faults| panic!("{faults}\nin\n{text}"));
         let (clock, hand) = Clock::manual(UnixSeconds(NOW));
-        let inner = jotgate::app::Gateway::start_under(settings, clock.clone(), Inherited::default(), lease)
-            .await
-            .expect("the gateway starts");
+        let inner = jotgate::app::Gateway::start_under(
+            settings,
+            clock.clone(),
+            Inherited::default(),
+            lease,
+        )
+        .await
+        .expect("the gateway starts");
         let address = match inner.addresses().first() {
             Some(Address::Tcp(address)) => *address,
             other => panic!("the first listener is {other:?}"),
