@@ -151,6 +151,7 @@ sections! {
     Upstream {
         name: String,
         servers: List<String>,
+        balance: String,
         http2: bool,
         connect_timeout: Span,
         idle_timeout: Span,
@@ -305,7 +306,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
     ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
-    ("upstreams[]", &["balance", "health", "outlier", "retries"]),
+    ("upstreams[]", &["health", "outlier", "retries"]),
     ("routes[]", &["expression", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
     ("telemetry", &["otlp"]),

@@ -554,7 +554,6 @@ mod tests {
 
     use super::*;
     use crate::base::deadline::Deadlines;
-    use crate::base::names::UpstreamName;
     use crate::upstream::{Options, Pool, Sent, Server, Upstream};
 
     async fn in_chunks(mut stream: UnixStream) {
@@ -586,14 +585,7 @@ mod tests {
                 }
             }
         };
-        let options = Options {
-            name: UpstreamName::new("u"),
-            servers: vec![Server::Unix(path)],
-            http2: false,
-            connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_mins(1),
-            max_idle: 8,
-        };
+        let options = Options::of(Server::Unix(path));
         LocalSet::new()
             .run_until(async {
                 spawn_local(serving);

@@ -1,14 +1,19 @@
 //! Bytes out: connections to services, kept and used again. One pool for each thread, so nothing here locks or wakes
 //! another thread.
 
+mod balance;
 mod connect;
+mod endpoint;
 mod io;
 mod options;
 mod pool;
+mod send;
 mod service;
 mod tls;
 
+pub use balance::Balance;
 pub use connect::SendError;
+pub use endpoint::Endpoint;
 pub use options::{Options, Server};
 pub use pool::{Lease, Pool, Sent};
 pub use service::Upstream;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::uri::Scheme;
 
+use super::balance::Balance;
 use super::tls::Tls;
 use crate::base::names::UpstreamName;
 
@@ -15,8 +16,10 @@ use crate::base::names::UpstreamName;
 pub struct Options {
     /// Unique.
     pub name: UpstreamName,
-    /// At least one; used in turn. All of them with TLS, or none.
+    /// At least one. All of them with TLS, or none.
     pub servers: Vec<Server>,
+    /// Which of them gets a request. Default round robin.
+    pub balance: Balance,
     /// HTTP/2 instead of HTTP/1.1: by ALPN with TLS, by prior knowledge without. Default false.
     pub http2: bool,
     /// For one connection to stand, its TLS handshake included. Default 5 s.
@@ -51,6 +54,20 @@ pub enum Server {
 }
 
 impl Options {
+    /// One server, and nothing else said.
+    #[cfg(test)]
+    pub(crate) fn of(server: Server) -> Self {
+        Self {
+            name: UpstreamName::new("u"),
+            servers: vec![server],
+            balance: Balance::RoundRobin,
+            http2: false,
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_mins(1),
+            max_idle: 8,
+        }
+    }
+
     /// The scheme of requests, as HTTP/2 says it.
     #[must_use]
     pub fn scheme(&self) -> Scheme {

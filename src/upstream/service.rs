@@ -1,11 +1,13 @@
 //! One upstream as all threads know it.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::endpoint::Endpoint;
 use super::options::{Options, Server};
 
 /// How long an upstream's failed handshakes are silent after one was told. A service that is not who it should be fails each
@@ -17,6 +19,7 @@ const ALARM_INTERVAL: Duration = Duration::from_mins(1);
 pub struct Upstream {
     /// What the operator set.
     pub options: Options,
+    endpoints: Box<[Arc<Endpoint>]>,
     alarm: Alarm,
 }
 
@@ -24,10 +27,19 @@ impl Upstream {
     /// Nothing has happened yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
+        let servers = options.servers.iter().cloned();
+        let endpoints = servers.map(|server| Arc::new(Endpoint::new(server)));
         Self {
+            endpoints: endpoints.collect(),
             options,
             alarm: Alarm::new(Instant::now()),
         }
+    }
+
+    /// Its servers.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
     }
 
     /// Tells the operator why TLS to `server` fails; the client is not told.

@@ -3,6 +3,7 @@
 mod actors;
 mod answers;
 mod application;
+mod balance;
 mod curl;
 mod failures;
 mod floods;
