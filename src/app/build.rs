@@ -15,6 +15,7 @@ use crate::listener;
 use crate::plan::{Plan, Route};
 use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::{self, Upstream};
 
 /// An issuer as requests see it, beside the task that keeps its keys.
@@ -43,6 +44,7 @@ pub(super) fn plan(
     issuers: &[Arc<Issuer>],
     listeners: &[listener::Options],
     access_log: bool,
+    metrics: &Metrics,
     running: Option<&Plan>,
 ) -> Result<Plan, Conflict> {
     let by_name: HashMap<&IssuerName, &Arc<Issuer>> = issuers
@@ -116,7 +118,7 @@ pub(super) fn plan(
             .map(|options| {
                 let known = running.map_or(&[][..], |plan| &plan.upstreams);
                 let same = known.iter().find(|known| known.options == options);
-                same.map_or_else(|| Arc::new(Upstream::new(options)), Arc::clone)
+                same.map_or_else(|| Arc::new(Upstream::new(options, metrics)), Arc::clone)
             })
             .collect(),
         access_log,

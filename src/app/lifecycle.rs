@@ -129,6 +129,7 @@ impl Gateway {
             &issuers,
             &settings.listeners,
             settings.telemetry.access_log,
+            &metrics,
             None,
         )
         .map_err(StartError::Routes)?;

@@ -13,6 +13,7 @@ use crate::base::clock::Clock;
 use crate::config::Settings;
 use crate::denylist::{Fingerprinter, index};
 use crate::plan::Plan;
+use crate::telemetry::metrics::Metrics;
 use crate::token::TokenCache;
 
 /// Longest wait for keys. A person waits, and one fetch takes 5 s unless the file says otherwise.
@@ -51,6 +52,8 @@ impl Rehearsal {
             &issuers,
             &settings.listeners,
             access_log,
+            // Nobody asks for them.
+            &Metrics::new(),
             None,
         )
         .map_err(StartError::Routes)?;

@@ -12,6 +12,7 @@ use super::lifecycle::{Gateway, StartError, door, note_good};
 use crate::authorize::Issuer;
 use crate::config::{Faults, Outline, Settings};
 use crate::control::denylist::IssuerLife;
+use crate::plan::Plan;
 
 /// Longest wait for the keys of new issuers before the new configuration is in force, so that their first requests find them.
 /// One fetch takes 5 s unless the file says otherwise; a dead provider must not hold up what the others need.
@@ -60,6 +61,7 @@ impl Gateway {
             &next.issuers(),
             &settings.listeners,
             settings.telemetry.access_log,
+            &self.shared.metrics,
             Some(&*self.shared.plan.load_full()),
         )
         .map_err(|conflict| vec![StartError::Routes(conflict)])?;
@@ -84,7 +86,8 @@ impl Gateway {
         warn_of_weaker(&outline, &self.outline);
         self.outline = outline;
         let upstreams = plan.upstreams.len();
-        self.shared.plan.store(Arc::new(plan));
+        let before = self.shared.plan.swap(Arc::new(plan));
+        self.forget_upstreams(&before);
         let gone = next.take_over(&self.members);
         self.forget(&gone);
         note_good(&self.shared);
@@ -110,6 +113,22 @@ impl Gateway {
             for result in ["ok", "failed"] {
                 let labels = [name, result];
                 let _ = metrics.key_set_refreshes.remove_label_values(&labels);
+            }
+        }
+    }
+
+    /// The states of servers whose upstream is gone.
+    fn forget_upstreams(&self, before: &Plan) {
+        let plan = self.shared.plan.load();
+        for gone in &before.upstreams {
+            let name = &gone.options.name;
+            if plan.upstreams.iter().all(|kept| kept.options.name != *name) {
+                for state in ["available", "ejected", "unhealthy"] {
+                    let labels = [name.as_str(), state];
+                    let gauges = &self.shared.metrics.upstream_servers;
+                    // An error means that it was never asked for.
+                    let _ = gauges.remove_label_values(&labels);
+                }
             }
         }
     }

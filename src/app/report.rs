@@ -91,6 +91,17 @@ impl Report {
         if let Some(log) = self.revocations.log() {
             metrics.denylist_log_bytes.set(gauge(log.bytes()));
         }
+        for upstream in &self.shared.plan.load().upstreams {
+            let (name, states) = (upstream.options.name.as_str(), upstream.states());
+            for (state, servers) in [
+                ("available", states.available),
+                ("ejected", states.ejected),
+                ("unhealthy", states.unhealthy),
+            ] {
+                let gauges = &metrics.upstream_servers;
+                gauges.with_label_values(&[name, state]).set(gauge(servers));
+            }
+        }
         metrics.to_text()
     }
 

@@ -152,11 +152,20 @@ sections! {
         name: String,
         servers: List<String>,
         balance: String,
+        outlier: Outlier,
         http2: bool,
         connect_timeout: Span,
         idle_timeout: Span,
         max_idle: u64,
         tls: UpstreamTls,
+    }
+
+    /// `upstreams.outlier`
+    Outlier {
+        failures: u64,
+        eject_for: Span,
+        max_ejected: u64,
+        count_5xx: bool,
     }
 
     /// `upstreams.tls`
@@ -287,6 +296,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("issuers[].secret", SecretTable::KEYS),
     ("issuers[].claims", ClaimNames::KEYS),
     ("upstreams[]", Upstream::KEYS),
+    ("upstreams[].outlier", Outlier::KEYS),
     ("upstreams[].tls", UpstreamTls::KEYS),
     ("routes[]", Route::KEYS),
     ("routes[].token", Token::KEYS),
@@ -306,7 +316,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
     ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
-    ("upstreams[]", &["health", "outlier", "retries"]),
+    ("upstreams[]", &["health", "retries"]),
     ("routes[]", &["expression", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
     ("telemetry", &["otlp"]),

@@ -554,6 +554,7 @@ mod tests {
 
     use super::*;
     use crate::base::deadline::Deadlines;
+    use crate::telemetry::metrics::Metrics;
     use crate::upstream::{Options, Pool, Sent, Server, Upstream};
 
     async fn in_chunks(mut stream: UnixStream) {
@@ -590,7 +591,8 @@ mod tests {
             .run_until(async {
                 spawn_local(serving);
                 let deadlines = Deadlines::new();
-                let pool = Pool::new(Arc::new(Upstream::new(options)), deadlines.clone());
+                let upstream = Upstream::new(options, &Metrics::new());
+                let pool = Pool::new(Arc::new(upstream), deadlines.clone());
                 for _ in 0..3 {
                     let minute = Duration::from_mins(1);
                     let clock = Rc::new(Clock::new(deadlines.deadline(), minute, minute));

@@ -798,7 +798,7 @@ mod tests {
         Plan {
             routes: RouteTable::build(&[entry]).unwrap(),
             protected: ProtectedNames::new([]),
-            upstreams: [Arc::new(upstream::Upstream::new(options))].into(),
+            upstreams: [Arc::new(upstream::Upstream::new(options, &Metrics::new()))].into(),
             access_log: false,
         }
     }

@@ -33,6 +33,10 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     /// Requests that a service did not answer, by upstream and reason.
     pub upstream_failures: IntCounterVec,
+    /// Servers of an upstream, by upstream and state.
+    pub upstream_servers: IntGaugeVec,
+    /// Servers that got no requests for a while, by upstream and server.
+    pub upstream_ejections: IntCounterVec,
     /// Revocations that an answer asked for, by way and result.
     pub answer_revocations: IntCounterVec,
     /// Streams that were cut short, by reason.
@@ -121,6 +125,18 @@ impl Metrics {
                 "jotgate_upstream_failures_total",
                 "Requests that a service did not answer.",
                 &["upstream", "code"],
+            ),
+            upstream_servers: gauges(
+                &registry,
+                "jotgate_upstream_servers",
+                "Servers of an upstream.",
+                &["upstream", "state"],
+            ),
+            upstream_ejections: counters(
+                &registry,
+                "jotgate_upstream_ejections_total",
+                "Servers that get no requests for a while.",
+                &["upstream", "server"],
             ),
             answer_revocations: counters(
                 &registry,

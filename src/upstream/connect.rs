@@ -20,6 +20,9 @@ use crate::http::executor::LocalExecutor;
 /// Why a request did not get an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
+    /// No server passes its health checks: nothing was sent.
+    #[error("no healthy server")]
+    NoServer,
     /// No connection to any server: nothing was sent.
     #[error("no connection to the service")]
     Connect(#[source] io::Error),

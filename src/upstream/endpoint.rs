@@ -1,6 +1,6 @@
 //! One server of an upstream as all threads know it.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::options::Server;
 
@@ -11,6 +11,14 @@ pub struct Endpoint {
     pub server: Server,
     /// Requests under way, of all threads.
     load: AtomicUsize,
+    /// By its health checks, of which the control plane alone makes some. Without: true.
+    is_healthy: AtomicBool,
+    /// Failures in a row.
+    pub(super) failures: AtomicU32,
+    /// How often it was ejected lately.
+    pub(super) times: AtomicU32,
+    /// On the upstream's clock; 0: it never was.
+    pub(super) ejected_until_ms: AtomicU64,
 }
 
 impl Endpoint {
@@ -19,6 +27,10 @@ impl Endpoint {
         Self {
             server,
             load: AtomicUsize::new(0),
+            is_healthy: AtomicBool::new(true),
+            failures: AtomicU32::new(0),
+            times: AtomicU32::new(0),
+            ejected_until_ms: AtomicU64::new(0),
         }
     }
 
@@ -32,5 +44,31 @@ impl Endpoint {
 
     pub(super) fn end(&self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// It has answered.
+    pub(super) fn note_success(&self) {
+        // Mostly there is nothing to write, and what nobody writes is shared for nothing.
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its health checks pass, or there are none.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.is_healthy.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn was_ejected(&self) -> bool {
+        self.ejected_until_ms.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn is_ejected(&self, now_ms: u64) -> bool {
+        now_ms < self.ejected_until_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_available(&self, now_ms: u64) -> bool {
+        self.is_healthy() && !self.is_ejected(now_ms)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::uri::Scheme;
 
 use super::balance::Balance;
+use super::outlier::Outlier;
 use super::tls::Tls;
 use crate::base::names::UpstreamName;
 
@@ -20,6 +21,8 @@ pub struct Options {
     pub servers: Vec<Server>,
     /// Which of them gets a request. Default round robin.
     pub balance: Balance,
+    /// When one of them gets no more requests for a while.
+    pub outlier: Outlier,
     /// HTTP/2 instead of HTTP/1.1: by ALPN with TLS, by prior knowledge without. Default false.
     pub http2: bool,
     /// For one connection to stand, its TLS handshake included. Default 5 s.
@@ -61,6 +64,12 @@ impl Options {
             name: UpstreamName::new("u"),
             servers: vec![server],
             balance: Balance::RoundRobin,
+            outlier: Outlier {
+                failures: 5,
+                eject_for: Duration::from_secs(30),
+                max_ejected: 50,
+                count_5xx: false,
+            },
             http2: false,
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_mins(1),

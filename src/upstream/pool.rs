@@ -154,13 +154,20 @@ where
         Rc::clone(&self.homes.borrow())
     }
 
-    /// One of `homes` that is not in `tried`.
+    /// One of `homes` that is not in `tried`, healthy, and not ejected if there is such a one: an ejection is a guess.
     pub(super) fn choose(&self, homes: &[Rc<Connections<B>>], tried: &Tried) -> Option<usize> {
-        self.chooser.choose(
-            homes.len(),
-            |at| !tried.contains(at),
-            |at| homes[at].endpoint.load(),
-        )
+        let endpoint = |at: usize| &homes[at].endpoint;
+        let is_open = |at: usize| !tried.contains(at) && endpoint(at).is_healthy();
+        let load = |at: usize| endpoint(at).load();
+        // The hour is asked only where it matters.
+        if !homes.iter().any(|home| home.endpoint.was_ejected()) {
+            return self.chooser.choose(homes.len(), is_open, load);
+        }
+        let now_ms = self.upstream.now_ms();
+        let is_available = |at: usize| is_open(at) && !endpoint(at).is_ejected(now_ms);
+        self.chooser
+            .choose(homes.len(), is_available, load)
+            .or_else(|| self.chooser.choose(homes.len(), is_open, load))
     }
 
     /// A new connection of HTTP/1.1.
@@ -174,8 +181,11 @@ where
             .within(self.options().connect_timeout, connecting)
             .await
             .unwrap_or(Err(SendError::ConnectTimeout));
-        if let Err(SendError::Handshake(fault)) = &connected {
-            self.upstream.handshake_failed(&home.endpoint.server, fault);
+        if let Err(error) = &connected {
+            self.upstream.note_failure(&home.endpoint);
+            if let SendError::Handshake(fault) = error {
+                self.upstream.handshake_failed(&home.endpoint.server, fault);
+            }
         }
         connected
     }
@@ -225,8 +235,14 @@ where
                 Ok(Err(SendError::NoAnswer(_))) => {
                     Err(Unconnected::Connect(io::ErrorKind::ConnectionReset))
                 }
-                Ok(Err(SendError::ConnectTimeout)) | Err(_) => Err(Unconnected::TimedOut),
+                // Connecting says nothing else.
+                Ok(Err(SendError::ConnectTimeout | SendError::NoServer)) | Err(_) => {
+                    Err(Unconnected::TimedOut)
+                }
             };
+            if connected.is_err() {
+                upstream.note_failure(&home.endpoint);
+            }
             *home.http2.borrow_mut() = match &connected {
                 Ok((sender, tls_fault)) => {
                     Http2::Ready(sender.clone(), tls_fault.clone(), Instant::now())
@@ -347,13 +363,15 @@ mod tests {
 
     use super::super::options::Server;
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     fn pool(path: &Path, http2: bool) -> Pool<Empty<Bytes>> {
         let options = Options {
             http2,
             ..Options::of(Server::Unix(path.to_owned()))
         };
-        Pool::new(Arc::new(Upstream::new(options)), Deadlines::new())
+        let upstream = Upstream::new(options, &Metrics::new());
+        Pool::new(Arc::new(upstream), Deadlines::new())
     }
 
     fn get(path: &str) -> Request<Empty<Bytes>> {

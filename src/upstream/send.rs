@@ -62,7 +62,7 @@ where
     pub async fn send(&self, mut request: Request<B>) -> Result<Sent<B>, SendError> {
         let homes = self.homes();
         let mut tried = Tried::default();
-        let mut last = SendError::ConnectTimeout;
+        let mut last = SendError::NoServer;
         while !tried.is_full()
             && let Some(at) = self.choose(&homes, &tried)
         {
@@ -86,14 +86,37 @@ where
         request: Request<B>,
     ) -> Result<Sent<B>, Unanswered<B>> {
         let load = Load::new(home);
-        let (response, sender) = if self.options().http2 {
-            (self.offer_http2(home, request).await?, None)
+        let offered = if self.options().http2 {
+            let offered = self.offer_http2(home, request).await;
+            offered.map(|response| (response, None))
         } else {
-            let (response, sender) = self.offer_http1(home, request).await?;
-            (response, Some(sender))
+            let offered = self.offer_http1(home, request).await;
+            offered.map(|(response, sender)| (response, Some(sender)))
         };
+        self.note(home, &offered);
+        let (response, sender) = offered?;
         let lease = Lease::new(sender, load);
         Ok(Sent { response, lease })
+    }
+
+    /// What the answer, or the lack of one, says of its server. No connection was noted by whoever tried.
+    fn note<T>(
+        &self,
+        home: &Connections<B>,
+        offered: &Result<(Response<Incoming>, T), Unanswered<B>>,
+    ) {
+        let count_5xx = self.options().outlier.count_5xx;
+        let is_failure = match offered {
+            Ok((response, _)) => count_5xx && response.status().is_server_error(),
+            Err(Unanswered::Sent(SendError::Handshake(_))) => true,
+            Err(Unanswered::Sent(_)) => count_5xx,
+            Err(Unanswered::Unsent(..)) => return,
+        };
+        if is_failure {
+            self.upstream.note_failure(&home.endpoint);
+        } else if offered.is_ok() {
+            home.endpoint.note_success();
+        }
     }
 
     async fn offer_http1(

@@ -1,14 +1,17 @@
 //! One upstream as all threads know it.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use prometheus::IntCounterVec;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::options::{Options, Server};
+use super::outlier::ms;
+use crate::telemetry::metrics::Metrics;
 
 /// How long an upstream's failed handshakes are silent after one was told. A service that is not who it should be fails each
 /// connection, and a line for each would drown the log.
@@ -20,20 +23,69 @@ pub struct Upstream {
     /// What the operator set.
     pub options: Options,
     endpoints: Box<[Arc<Endpoint>]>,
+    /// Where it counts what happens to it.
+    pub(super) counters: Counters,
+    /// The zero of its clock.
+    born: Instant,
+    /// Whoever has it ejects a server. Nobody waits for it.
+    pub(super) ejecting: Mutex<()>,
     alarm: Alarm,
+}
+
+#[derive(Debug)]
+pub(super) struct Counters {
+    pub(super) ejections: IntCounterVec,
+}
+
+/// How many servers are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct States {
+    /// They get requests.
+    pub available: u64,
+    /// They pass their health checks, but requests failed.
+    pub ejected: u64,
+    /// They fail their health checks.
+    pub unhealthy: u64,
 }
 
 impl Upstream {
     /// Nothing has happened yet.
     #[must_use]
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: Options, metrics: &Metrics) -> Self {
         let servers = options.servers.iter().cloned();
         let endpoints = servers.map(|server| Arc::new(Endpoint::new(server)));
         Self {
             endpoints: endpoints.collect(),
             options,
+            counters: Counters {
+                ejections: metrics.upstream_ejections.clone(),
+            },
+            born: Instant::now(),
+            ejecting: Mutex::new(()),
             alarm: Alarm::new(Instant::now()),
         }
+    }
+
+    /// Milliseconds since it was made.
+    pub(super) fn now_ms(&self) -> u64 {
+        ms(self.born.elapsed())
+    }
+
+    /// How its servers fare now.
+    #[must_use]
+    pub fn states(&self) -> States {
+        let now_ms = self.now_ms();
+        let mut states = States::default();
+        for endpoint in self.endpoints() {
+            if !endpoint.is_healthy() {
+                states.unhealthy += 1;
+            } else if endpoint.is_ejected(now_ms) {
+                states.ejected += 1;
+            } else {
+                states.available += 1;
+            }
+        }
+        states
     }
 
     /// Its servers.
@@ -78,7 +130,6 @@ impl Alarm {
     }
 
     fn rings(&self, now: Instant) -> bool {
-        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let now_ms = ms(now.duration_since(self.born));
         let next = now_ms.saturating_add(ms(ALARM_INTERVAL));
         self.silent_until_ms

@@ -1,10 +1,16 @@
 //! Several servers behind one name: who gets how much.
 
+use crate::support::upstream::Refusing;
 use crate::support::{Answer, Gateway, Reply, Setup, Upstream, eventually};
 
 /// A public route to these servers, with lines of `[[upstreams]]`.
 fn before(servers: &[&Upstream], lines: &str) -> Setup {
     let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    before_urls(&urls, lines)
+}
+
+fn before_urls(urls: &[&str], lines: &str) -> Setup {
     Setup::bare("service")
         .catch_all("auth = \"public\"")
         .section(format!(
@@ -63,5 +69,63 @@ async fn a_busy_server_gets_less_until_its_answer_has_ended() {
         })
         .await;
         drop(to_b);
+    }
+}
+
+fn servers_in(state: &str) -> String {
+    format!("jotgate_upstream_servers{{state=\"{state}\",upstream=\"service\"}}")
+}
+
+fn ejections(url: &str) -> String {
+    format!("jotgate_upstream_ejections_total{{server=\"{url}\",upstream=\"service\"}}")
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_connection_is_ejected_and_comes_back() {
+    for http2 in [false, true] {
+        let (well, refusing) = (Upstream::start().await, Refusing::start());
+        let lines = format!("outlier = {{ failures = 3, eject_for = \"3s\" }}\nhttp2 = {http2}");
+        let url = refusing.url();
+        let gateway = before_urls(&[&well.url(), &url], &lines).start().await;
+        // Not safe, and yet: nothing was sent to the one that takes no connection.
+        for _ in 0..4 {
+            assert_eq!(gateway.post("/").body("x").await.status(), 200);
+        }
+        let metrics = gateway.metrics().await;
+        assert_eq!(metrics.value(&ejections(&url)), None, "two failures");
+        assert_eq!(metrics.value(&servers_in("available")), Some(2));
+        ask(&gateway, 2).await;
+        let metrics = gateway.metrics().await;
+        assert_eq!(metrics.value(&ejections(&url)), Some(1));
+        assert_eq!(metrics.value(&servers_in("ejected")), Some(1));
+        assert_eq!(metrics.value(&servers_in("available")), Some(1));
+        let back = refusing.revive();
+        eventually("a request at the server that is back", async || {
+            ask(&gateway, 1).await;
+            (back.count() > 0).then_some(())
+        })
+        .await;
+        let metrics = gateway.metrics().await;
+        assert_eq!(metrics.value(&servers_in("available")), Some(2));
+        assert!(well.count() > 6, "nobody failed");
+    }
+}
+
+#[tokio::test]
+async fn answers_eject_only_where_the_operator_says_so() {
+    for count_5xx in [false, true] {
+        for reply in [|| Reply::status(500), || Reply::Reset] {
+            let (well, ill) = (Upstream::start().await, Upstream::start().await);
+            let lines = format!(
+                "outlier = {{ failures = 2, eject_for = \"1h\", count_5xx = {count_5xx} }}"
+            );
+            let gateway = before(&[&well, &ill], &lines).start().await;
+            for _ in 0..10 {
+                ill.reply(reply());
+                gateway.post("/").body("x").await;
+            }
+            let seen = if count_5xx { 2 } else { 5 };
+            assert_eq!((well.count(), ill.count()), (10 - seen, seen));
+        }
     }
 }

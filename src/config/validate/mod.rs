@@ -15,6 +15,7 @@ mod telemetry;
 #[cfg(test)]
 pub(super) mod testing;
 mod tls;
+mod upstream_care;
 mod upstream_tls;
 mod upstreams;
 mod url;

@@ -7,6 +7,7 @@ use http::uri::Scheme;
 
 use super::check::{Check, Unique};
 use super::listeners::socket;
+use super::upstream_care::{OUTLIER, outlier};
 use super::upstream_tls::{SystemRoots, Trust};
 use super::url;
 use crate::base::names::UpstreamName;
@@ -127,8 +128,10 @@ fn options(
             .parsed(&at.key("balance"), text, balance)
             .unwrap_or(BALANCE),
     };
+    let outlier = outlier(raw.outlier.as_ref(), &at.key("outlier"), check);
     Some(Options {
         balance,
+        outlier,
         http2,
         connect_timeout,
         idle_timeout,
@@ -143,6 +146,7 @@ fn plain(name: UpstreamName, servers: Vec<Server>) -> Options {
         name,
         servers,
         balance: BALANCE,
+        outlier: OUTLIER,
         http2: false,
         connect_timeout: CONNECT_TIMEOUT,
         idle_timeout: IDLE_TIMEOUT,
