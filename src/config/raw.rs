@@ -153,6 +153,9 @@ sections! {
         servers: List<String>,
         balance: String,
         outlier: Outlier,
+        retries: Retries,
+        max_requests: u64,
+        max_connections: u64,
         http2: bool,
         connect_timeout: Span,
         idle_timeout: Span,
@@ -166,6 +169,21 @@ sections! {
         eject_for: Span,
         max_ejected: u64,
         count_5xx: bool,
+    }
+
+    /// `upstreams.retries`
+    Retries {
+        attempts: u64,
+        methods: List<String>,
+        on: List<String>,
+        per_try_timeout: Span,
+        budget: RetryBudget,
+    }
+
+    /// `upstreams.retries.budget`
+    RetryBudget {
+        percent: u64,
+        min_per_second: u64,
     }
 
     /// `upstreams.tls`
@@ -297,6 +315,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("issuers[].claims", ClaimNames::KEYS),
     ("upstreams[]", Upstream::KEYS),
     ("upstreams[].outlier", Outlier::KEYS),
+    ("upstreams[].retries", Retries::KEYS),
+    ("upstreams[].retries.budget", RetryBudget::KEYS),
     ("upstreams[].tls", UpstreamTls::KEYS),
     ("routes[]", Route::KEYS),
     ("routes[].token", Token::KEYS),
@@ -316,7 +336,7 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
     ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
-    ("upstreams[]", &["health", "retries"]),
+    ("upstreams[]", &["health"]),
     ("routes[]", &["expression", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
     ("telemetry", &["otlp"]),

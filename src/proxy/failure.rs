@@ -36,6 +36,8 @@ pub enum Failure {
     UpstreamUnreachable,
     /// No server of the service is healthy (503).
     UpstreamUnhealthy,
+    /// The service has as much to do as it may (503).
+    UpstreamOverloaded,
     /// The service gave no valid answer (502).
     UpstreamFailed,
     /// The service did not answer in time (504).
@@ -64,6 +66,7 @@ impl Failure {
             Self::BodyBroken => "body_broken",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamUnhealthy => "upstream_unhealthy",
+            Self::UpstreamOverloaded => "upstream_overloaded",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::RevokeInvalid => "revoke_invalid",
@@ -123,6 +126,10 @@ impl Failure {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The service is not available; try again.",
             ),
+            Self::UpstreamOverloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The service has too much to do; try again.",
+            ),
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, "The service gave no valid answer."),
             Self::RevokeInvalid => (
                 StatusCode::BAD_GATEWAY,
@@ -143,7 +150,7 @@ impl Failure {
             problem.allow = HeaderValue::try_from(list.join(", ")).ok();
         }
         problem.retry_after = match self {
-            Self::Overloaded => Some(OVERLOAD_RETRY_AFTER),
+            Self::Overloaded | Self::UpstreamOverloaded => Some(OVERLOAD_RETRY_AFTER),
             Self::UpstreamUnreachable | Self::UpstreamUnhealthy | Self::RevokeFailed => {
                 Some(UPSTREAM_RETRY_AFTER)
             }
@@ -171,6 +178,7 @@ impl Failure {
             self,
             Self::UpstreamUnreachable
                 | Self::UpstreamUnhealthy
+                | Self::UpstreamOverloaded
                 | Self::UpstreamFailed
                 | Self::UpstreamTimeout
                 | Self::RevokeInvalid
@@ -206,6 +214,8 @@ impl From<&SendError> for Failure {
                 Self::UpstreamUnreachable
             }
             SendError::NoServer => Self::UpstreamUnhealthy,
+            SendError::Full => Self::UpstreamOverloaded,
+            SendError::TryTimeout => Self::UpstreamTimeout,
             SendError::NoAnswer(_) => Self::UpstreamFailed,
         }
     }

@@ -37,6 +37,10 @@ pub struct Metrics {
     pub upstream_servers: IntGaugeVec,
     /// Servers that got no requests for a while, by upstream and server.
     pub upstream_ejections: IntCounterVec,
+    /// Requests that were sent once more, or not for want of budget, by upstream and result.
+    pub upstream_retries: IntCounterVec,
+    /// Requests that an upstream had no place for, by upstream and limit.
+    pub upstream_refusals: IntCounterVec,
     /// Revocations that an answer asked for, by way and result.
     pub answer_revocations: IntCounterVec,
     /// Streams that were cut short, by reason.
@@ -137,6 +141,18 @@ impl Metrics {
                 "jotgate_upstream_ejections_total",
                 "Servers that get no requests for a while.",
                 &["upstream", "server"],
+            ),
+            upstream_retries: counters(
+                &registry,
+                "jotgate_upstream_retries_total",
+                "Requests that were sent once more, or not for want of budget.",
+                &["upstream", "result"],
+            ),
+            upstream_refusals: counters(
+                &registry,
+                "jotgate_upstream_refusals_total",
+                "Requests that an upstream had no place for.",
+                &["upstream", "limit"],
             ),
             answer_revocations: counters(
                 &registry,

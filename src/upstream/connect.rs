@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_local;
 use tokio_rustls::client::TlsStream;
 
+use super::circuit::ConnectionPlace;
 use super::io::{ServiceIo, TlsFault};
 use super::options::Server;
 use super::tls::Tls;
@@ -23,6 +24,9 @@ pub enum SendError {
     /// No server passes its health checks: nothing was sent.
     #[error("no healthy server")]
     NoServer,
+    /// The upstream has as much to do as it may: nothing was sent.
+    #[error("the service has as much to do as it may")]
+    Full,
     /// No connection to any server: nothing was sent.
     #[error("no connection to the service")]
     Connect(#[source] io::Error),
@@ -32,6 +36,9 @@ pub enum SendError {
     /// No TLS: the server is not who it should be, does not believe us, or speaks something else. No request was answered.
     #[error("no TLS with the service")]
     Handshake(#[source] io::Error),
+    /// No answer within `per_try_timeout`, and then no other server.
+    #[error("the service did not answer in time")]
+    TryTimeout,
     /// The connection ended, or carried something that is no HTTP, before the head of the answer.
     #[error("the service gave no answer")]
     NoAnswer(#[source] hyper::Error),
@@ -47,20 +54,26 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// HTTP/1.1 over a new connection.
-pub(super) async fn http1<B>(server: &Server) -> Result<http1::SendRequest<B>, SendError>
+pub(super) async fn http1<B>(
+    server: &Server,
+    place: ConnectionPlace,
+) -> Result<http1::SendRequest<B>, SendError>
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
 {
     match server {
-        Server::Tcp { host, port } => http1_over(tcp(host, *port).await?).await,
+        Server::Tcp { host, port } => http1_over(tcp(host, *port).await?, place).await,
         Server::Tls { host, port, tls } => {
-            http1_over(encrypted(host, *port, tls, false).await?).await
+            http1_over(encrypted(host, *port, tls, false).await?, place).await
         }
-        Server::Unix(path) => http1_over(unix(path).await?).await,
+        Server::Unix(path) => http1_over(unix(path).await?, place).await,
     }
 }
 
-async fn http1_over<B, S>(stream: S) -> Result<http1::SendRequest<B>, SendError>
+async fn http1_over<B, S>(
+    stream: S,
+    place: ConnectionPlace,
+) -> Result<http1::SendRequest<B>, SendError>
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -70,7 +83,7 @@ where
         .max_header_size(ANSWER_HEAD_BYTES_MAX)
         // Also the largest piece of a body, which waits as a whole for a client that does not read.
         .max_buf_size(ANSWER_HEAD_BYTES_MAX)
-        .handshake(ServiceIo::new(stream))
+        .handshake(ServiceIo::new(stream, place))
         .await
         .map_err(SendError::NoAnswer)?;
     // Its error is also the answer to the request in flight.
@@ -81,25 +94,29 @@ where
 /// HTTP/2 over a new connection, and why its TLS broke, as soon as it does.
 pub(super) async fn http2<B>(
     server: &Server,
+    place: ConnectionPlace,
 ) -> Result<(http2::SendRequest<B>, TlsFault), SendError>
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
 {
     match server {
-        Server::Tcp { host, port } => http2_over(tcp(host, *port).await?).await,
+        Server::Tcp { host, port } => http2_over(tcp(host, *port).await?, place).await,
         Server::Tls { host, port, tls } => {
-            http2_over(encrypted(host, *port, tls, true).await?).await
+            http2_over(encrypted(host, *port, tls, true).await?, place).await
         }
-        Server::Unix(path) => http2_over(unix(path).await?).await,
+        Server::Unix(path) => http2_over(unix(path).await?, place).await,
     }
 }
 
-async fn http2_over<B, S>(stream: S) -> Result<(http2::SendRequest<B>, TlsFault), SendError>
+async fn http2_over<B, S>(
+    stream: S,
+    place: ConnectionPlace,
+) -> Result<(http2::SendRequest<B>, TlsFault), SendError>
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = ServiceIo::new(stream);
+    let io = ServiceIo::new(stream, place);
     let fault = io.fault();
     let (sender, connection) = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())

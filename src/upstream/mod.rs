@@ -2,12 +2,14 @@
 //! another thread.
 
 mod balance;
+mod circuit;
 mod connect;
 mod endpoint;
 mod io;
 mod options;
 mod outlier;
 mod pool;
+mod retry;
 mod send;
 mod service;
 mod tls;
@@ -18,5 +20,6 @@ pub use endpoint::Endpoint;
 pub use options::{Options, Server};
 pub use outlier::Outlier;
 pub use pool::{Lease, Pool, Sent};
+pub use retry::{Budget, Retries};
 pub use service::{States, Upstream};
 pub use tls::{Tls, TlsClient};

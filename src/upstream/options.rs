@@ -9,6 +9,7 @@ use http::uri::Scheme;
 
 use super::balance::Balance;
 use super::outlier::Outlier;
+use super::retry::Retries;
 use super::tls::Tls;
 use crate::base::names::UpstreamName;
 
@@ -23,6 +24,12 @@ pub struct Options {
     pub balance: Balance,
     /// When one of them gets no more requests for a while.
     pub outlier: Outlier,
+    /// What is sent once more. Default: nothing that was sent.
+    pub retries: Option<Retries>,
+    /// Most requests under way. Default: no bound.
+    pub max_requests: Option<usize>,
+    /// Most connections. Default: no bound.
+    pub max_connections: Option<usize>,
     /// HTTP/2 instead of HTTP/1.1: by ALPN with TLS, by prior knowledge without. Default false.
     pub http2: bool,
     /// For one connection to stand, its TLS handshake included. Default 5 s.
@@ -70,6 +77,9 @@ impl Options {
                 max_ejected: 50,
                 count_5xx: false,
             },
+            retries: None,
+            max_requests: None,
+            max_connections: None,
             http2: false,
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_mins(1),

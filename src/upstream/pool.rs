@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use fastrand::Rng;
 use http::Response;
@@ -17,10 +18,12 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::balance::{Balance, Chooser};
+use super::circuit::{ConnectionPlace, RequestPlace};
 use super::connect::{self, SendError};
 use super::endpoint::Endpoint;
 use super::io::TlsFault;
 use super::options::Options;
+use super::retry::Spent;
 use super::send::Tried;
 use super::service::Upstream;
 use crate::base::deadline::Deadlines;
@@ -31,6 +34,10 @@ pub struct Pool<B> {
     homes: RefCell<Rc<[Rc<Connections<B>>]>>,
     chooser: Chooser,
     pub(super) deadlines: Deadlines,
+    /// Requests and retries of this thread.
+    pub(super) spent: Spent,
+    /// Connections of this thread.
+    connections: Arc<AtomicUsize>,
 }
 
 /// The connections to one server.
@@ -62,6 +69,7 @@ pub(super) type Connected<B> = Result<(http2::SendRequest<B>, TlsFault), Unconne
 /// Why there is no connection, for everybody who waited for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unconnected {
+    Full,
     TimedOut,
     Connect(io::ErrorKind),
     Handshake(io::ErrorKind),
@@ -81,6 +89,7 @@ pub struct Sent<B> {
 pub struct Lease<B> {
     sender: Option<http1::SendRequest<B>>,
     load: Load<B>,
+    place: Option<RequestPlace>,
 }
 
 /// A request under way at one server, counted until it is dropped.
@@ -117,6 +126,8 @@ where
             homes: RefCell::new(homes),
             chooser,
             deadlines,
+            spent: Spent::new(),
+            connections: Arc::default(),
         }
     }
 
@@ -156,6 +167,9 @@ where
 
     /// One of `homes` that is not in `tried`, healthy, and not ejected if there is such a one: an ejection is a guess.
     pub(super) fn choose(&self, homes: &[Rc<Connections<B>>], tried: &Tried) -> Option<usize> {
+        if tried.is_full() {
+            return None;
+        }
         let endpoint = |at: usize| &homes[at].endpoint;
         let is_open = |at: usize| !tried.contains(at) && endpoint(at).is_healthy();
         let load = |at: usize| endpoint(at).load();
@@ -175,7 +189,10 @@ where
         &self,
         home: &Connections<B>,
     ) -> Result<http1::SendRequest<B>, SendError> {
-        let connecting = Box::pin(connect::http1(&home.endpoint.server));
+        let Ok(place) = ConnectionPlace::take(&self.upstream, &self.connections) else {
+            return Err(SendError::Full);
+        };
+        let connecting = Box::pin(connect::http1(&home.endpoint.server, place));
         let connected = self
             .deadlines
             .within(self.options().connect_timeout, connecting)
@@ -210,6 +227,7 @@ where
             Err(_) => Err(Unconnected::Connect(io::ErrorKind::Interrupted)),
         };
         connected.map_err(|reason| match reason {
+            Unconnected::Full => SendError::Full,
             Unconnected::TimedOut => SendError::ConnectTimeout,
             Unconnected::Connect(kind) => SendError::Connect(kind.into()),
             Unconnected::Handshake(kind) => SendError::Handshake(kind.into()),
@@ -218,13 +236,16 @@ where
 
     /// Connects in a task of its own, because the request that asked for it may go away while others wait too.
     fn start_http2(&self, home: &Rc<Connections<B>>) -> watch::Receiver<Option<Connected<B>>> {
+        let Ok(place) = ConnectionPlace::take(&self.upstream, &self.connections) else {
+            return watch::channel(Some(Err(Unconnected::Full))).1;
+        };
         let (done, waiting) = watch::channel(None);
         *home.http2.borrow_mut() = Http2::Connecting(waiting.clone());
         let (home, upstream) = (Rc::clone(home), Arc::clone(&self.upstream));
         let deadlines = self.deadlines.clone();
         spawn_local(async move {
             let span = upstream.options.connect_timeout;
-            let connecting = Box::pin(connect::http2(&home.endpoint.server));
+            let connecting = Box::pin(connect::http2(&home.endpoint.server, place));
             let connected = match deadlines.within(span, connecting).await {
                 Ok(Ok(connected)) => Ok(connected),
                 Ok(Err(SendError::Connect(error))) => Err(Unconnected::Connect(error.kind())),
@@ -236,9 +257,13 @@ where
                     Err(Unconnected::Connect(io::ErrorKind::ConnectionReset))
                 }
                 // Connecting says nothing else.
-                Ok(Err(SendError::ConnectTimeout | SendError::NoServer)) | Err(_) => {
-                    Err(Unconnected::TimedOut)
-                }
+                Ok(Err(
+                    SendError::ConnectTimeout
+                    | SendError::Full
+                    | SendError::NoServer
+                    | SendError::TryTimeout,
+                ))
+                | Err(_) => Err(Unconnected::TimedOut),
             };
             if connected.is_err() {
                 upstream.note_failure(&home.endpoint);
@@ -306,12 +331,25 @@ impl<B> Drop for Load<B> {
 impl<B: 'static> Lease<B> {
     /// `sender`: of HTTP/1.1. A connection of HTTP/2 is shared, and stays where it is.
     pub(super) const fn new(sender: Option<http1::SendRequest<B>>, load: Load<B>) -> Self {
-        Self { sender, load }
+        Self {
+            sender,
+            load,
+            place: None,
+        }
+    }
+
+    /// Gives `place` back with the connection.
+    pub(super) fn hold(&mut self, place: RequestPlace) {
+        self.place = Some(place);
     }
 
     /// The answer's body has ended: the connection may be used again, as soon as the request's body has ended too.
     pub fn release(self) {
-        let Self { sender, load } = self;
+        let Self {
+            sender,
+            load,
+            place,
+        } = self;
         let Some(mut sender) = sender.filter(|sender| !sender.is_closed()) else {
             return;
         };
@@ -326,6 +364,7 @@ impl<B: 'static> Lease<B> {
             {
                 load.0.keep(sender);
             }
+            drop(place);
         });
     }
 }

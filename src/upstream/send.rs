@@ -2,15 +2,19 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 
+use super::circuit::RequestPlace;
 use super::connect::SendError;
 use super::io::TlsFault;
 use super::pool::{Connections, Http2, Lease, Load, Pool, Sent};
+use super::retry::Retries;
+use crate::base::deadline::Elapsed;
 
 /// Most servers that one request is offered to. If so many take no connection, the next one hardly will, and each may cost
 /// the whole `connect_timeout`.
@@ -28,14 +32,15 @@ impl Tried {
         self.at[..self.count].contains(&at)
     }
 
-    const fn is_full(&self) -> bool {
+    pub(super) const fn is_full(&self) -> bool {
         self.count == SERVERS_TRIED_MAX
     }
 
-    /// There must be room.
     const fn push(&mut self, at: usize) {
-        self.at[self.count] = at;
-        self.count += 1;
+        if !self.is_full() {
+            self.at[self.count] = at;
+            self.count += 1;
+        }
     }
 }
 
@@ -45,6 +50,8 @@ enum Unanswered<B> {
     Unsent(Request<B>, SendError),
     /// It may have been worked on.
     Sent(SendError),
+    /// It took too long, and a retry was taken from the budget.
+    GivenUp,
 }
 
 impl<B> Pool<B>
@@ -58,25 +65,104 @@ where
     ///
     /// A request is sent again over another connection, and to another server, when nothing of it was sent, or once more,
     /// over a new one, when it is safe, has no body, and a kept connection ended before any answer (RFC 9110 section 9.2.2,
-    /// RFC 9112 section 9.3.1).
+    /// RFC 9112 section 9.3.1). What the operator allows besides is in [`Retries`](super::Retries).
     pub async fn send(&self, mut request: Request<B>) -> Result<Sent<B>, SendError> {
+        let Ok(place) = RequestPlace::take(&self.upstream) else {
+            self.upstream.note_refusal("requests");
+            return Err(SendError::Full);
+        };
+        let retries = self.options().retries.as_ref();
+        if retries.is_some() {
+            self.spent.note_request();
+        }
+        let retries = retries.filter(|retries| retries.cover(&request));
+        let mut left = retries.map_or(0, |retries| retries.attempts);
         let homes = self.homes();
         let mut tried = Tried::default();
-        let mut last = SendError::NoServer;
-        while !tried.is_full()
-            && let Some(at) = self.choose(&homes, &tried)
-        {
+        let mut next = self.choose(&homes, &tried);
+        // What the client gets if nothing better comes. An answer is better than none.
+        let mut last = Err(SendError::NoServer);
+        while let Some(at) = next {
             tried.push(at);
-            match self.offer(&homes[at], request).await {
-                Ok(sent) => return Ok(sent),
-                Err(Unanswered::Sent(error)) => return Err(error),
+            let again = retries.filter(|_| left > 0);
+            let again = again.map(|retries| (retries, copy(&request)));
+            let span = again.as_ref().and_then(|(it, _)| it.per_try_timeout);
+            match self.offer_for(span, &homes[at], request).await {
                 Err(Unanswered::Unsent(same, error)) => {
                     request = same;
-                    last = error;
+                    if last.is_err() {
+                        last = Err(error);
+                    }
+                    next = self.choose(&homes, &tried);
+                }
+                outcome => {
+                    let again = again.filter(|(retries, _)| self.is_worth(retries, &outcome));
+                    last = outcome.map_err(|unanswered| match unanswered {
+                        Unanswered::Unsent(_, error) | Unanswered::Sent(error) => error,
+                        Unanswered::GivenUp => SendError::TryTimeout,
+                    });
+                    let Some((_, same)) = again else {
+                        break;
+                    };
+                    request = same;
+                    left -= 1;
+                    next = self
+                        .choose(&homes, &tried)
+                        .or_else(|| self.choose(&homes, &Tried::default()));
                 }
             }
         }
-        Err(last)
+        if matches!(last, Err(SendError::Full)) {
+            self.upstream.note_refusal("connections");
+        }
+        last.map(|mut sent| {
+            sent.lease.hold(place);
+            sent
+        })
+    }
+
+    /// Whether the request is sent once more after this. Then it is taken from the budget.
+    fn is_worth(&self, retries: &Retries, outcome: &Result<Sent<B>, Unanswered<B>>) -> bool {
+        let is_meant = match outcome {
+            Ok(sent) => retries.on_status.contains(&sent.response.status()),
+            // Over HTTP/2 the stream ended before the head of the answer.
+            Err(Unanswered::Sent(SendError::NoAnswer(error))) => {
+                retries.on_no_answer && (self.options().http2 || is_silence(error))
+            }
+            Err(Unanswered::Sent(_) | Unanswered::Unsent(..)) => false,
+            // For this it was given up.
+            Err(Unanswered::GivenUp) => return true,
+        };
+        is_meant && self.spend(retries)
+    }
+
+    fn spend(&self, retries: &Retries) -> bool {
+        let is_left = self.spent.take(retries.budget);
+        self.upstream.note_retry(is_left);
+        is_left
+    }
+
+    /// One server, which is given up for another after `span`, if the budget allows it.
+    async fn offer_for(
+        &self,
+        span: Option<Duration>,
+        home: &Rc<Connections<B>>,
+        request: Request<B>,
+    ) -> Result<Sent<B>, Unanswered<B>> {
+        let (Some(span), Some(retries)) = (span, &self.options().retries) else {
+            return self.offer(home, request).await;
+        };
+        let mut offer = Box::pin(self.offer(home, request));
+        match self.deadlines.within(span, &mut offer).await {
+            Ok(outcome) => outcome,
+            Err(Elapsed) if self.spend(retries) => {
+                if self.options().outlier.count_5xx {
+                    self.upstream.note_failure(&home.endpoint);
+                }
+                Err(Unanswered::GivenUp)
+            }
+            Err(Elapsed) => offer.await,
+        }
     }
 
     /// One server.
@@ -110,7 +196,7 @@ where
             Ok((response, _)) => count_5xx && response.status().is_server_error(),
             Err(Unanswered::Sent(SendError::Handshake(_))) => true,
             Err(Unanswered::Sent(_)) => count_5xx,
-            Err(Unanswered::Unsent(..)) => return,
+            Err(Unanswered::Unsent(..) | Unanswered::GivenUp) => return,
         };
         if is_failure {
             self.upstream.note_failure(&home.endpoint);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus::IntCounterVec;
 use tokio::time::Instant;
 
+use super::circuit::Circuit;
 use super::endpoint::Endpoint;
 use super::options::{Options, Server};
 use super::outlier::ms;
@@ -27,6 +28,8 @@ pub struct Upstream {
     pub(super) counters: Counters,
     /// The zero of its clock.
     born: Instant,
+    /// What all threads together may have under way.
+    pub(super) circuit: Circuit,
     /// Whoever has it ejects a server. Nobody waits for it.
     pub(super) ejecting: Mutex<()>,
     alarm: Alarm,
@@ -35,6 +38,8 @@ pub struct Upstream {
 #[derive(Debug)]
 pub(super) struct Counters {
     pub(super) ejections: IntCounterVec,
+    refusals: IntCounterVec,
+    retries: IntCounterVec,
 }
 
 /// How many servers are in which state.
@@ -59,8 +64,11 @@ impl Upstream {
             options,
             counters: Counters {
                 ejections: metrics.upstream_ejections.clone(),
+                refusals: metrics.upstream_refusals.clone(),
+                retries: metrics.upstream_retries.clone(),
             },
             born: Instant::now(),
+            circuit: Circuit::default(),
             ejecting: Mutex::new(()),
             alarm: Alarm::new(Instant::now()),
         }
@@ -92,6 +100,19 @@ impl Upstream {
     #[must_use]
     pub fn endpoints(&self) -> &[Arc<Endpoint>] {
         &self.endpoints
+    }
+
+    /// A request was refused because `limit` is reached.
+    pub(super) fn note_refusal(&self, limit: &str) {
+        let labels = [self.options.name.as_str(), limit];
+        self.counters.refusals.with_label_values(&labels).inc();
+    }
+
+    /// A request is sent once more, or would have been if the budget had allowed it.
+    pub(super) fn note_retry(&self, is_sent: bool) {
+        let result = if is_sent { "sent" } else { "over_budget" };
+        let labels = [self.options.name.as_str(), result];
+        self.counters.retries.with_label_values(&labels).inc();
     }
 
     /// Tells the operator why TLS to `server` fails; the client is not told.

@@ -1,21 +1,13 @@
 //! Several servers behind one name: who gets how much.
 
+use tokio::net::TcpStream;
+
 use crate::support::upstream::Refusing;
 use crate::support::{Answer, Gateway, Reply, Setup, Upstream, eventually};
 
-/// A public route to these servers, with lines of `[[upstreams]]`.
 fn before(servers: &[&Upstream], lines: &str) -> Setup {
     let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
-    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
-    before_urls(&urls, lines)
-}
-
-fn before_urls(urls: &[&str], lines: &str) -> Setup {
-    Setup::bare("service")
-        .catch_all("auth = \"public\"")
-        .section(format!(
-            "[[upstreams]]\nname = \"service\"\nservers = {urls:?}\n{lines}"
-        ))
+    Setup::balanced(&urls, lines)
 }
 
 async fn ask(gateway: &Gateway, times: usize) {
@@ -86,7 +78,8 @@ async fn a_server_that_takes_no_connection_is_ejected_and_comes_back() {
         let (well, refusing) = (Upstream::start().await, Refusing::start());
         let lines = format!("outlier = {{ failures = 3, eject_for = \"3s\" }}\nhttp2 = {http2}");
         let url = refusing.url();
-        let gateway = before_urls(&[&well.url(), &url], &lines).start().await;
+        let servers = [well.url(), url.clone()];
+        let gateway = Setup::balanced(&servers, &lines).start().await;
         // Not safe, and yet: nothing was sent to the one that takes no connection.
         for _ in 0..4 {
             assert_eq!(gateway.post("/").body("x").await.status(), 200);
@@ -128,4 +121,79 @@ async fn answers_eject_only_where_the_operator_says_so() {
             assert_eq!((well.count(), ill.count()), (10 - seen, seen));
         }
     }
+}
+
+fn refusals(limit: &str) -> String {
+    format!("jotgate_upstream_refusals_total{{limit=\"{limit}\",upstream=\"service\"}}")
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_are_refused_at_once() {
+    for http2 in [false, true] {
+        let service = Upstream::start().await;
+        let lines = format!("max_requests = 2\nhttp2 = {http2}");
+        let gateway = before(&[&service], &lines).start().await;
+        let mut open = vec![];
+        for _ in 0..2 {
+            let (frames, reply) = Reply::stream();
+            service.reply(reply);
+            open.push((gateway.get("/").open().await.unwrap(), frames));
+        }
+        let answer = gateway.get("/").await;
+        assert_eq!(answer.verdict(), "503 upstream_overloaded");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        let metrics = gateway.metrics().await;
+        assert_eq!(metrics.value(&refusals("requests")), Some(1));
+        let (answer, frames) = open.remove(0);
+        drop(frames);
+        Answer::read(answer).await.unwrap();
+        ask(&gateway, 3).await;
+        assert_eq!(service.count(), 5, "the refused one never came");
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_is_under_way_to_its_end() {
+    let service = Upstream::start().await;
+    let gateway = before(&[&service], "max_requests = 1\nmax_connections = 1")
+        .start()
+        .await;
+    service.reply(Reply::WebSocket);
+    let stream = TcpStream::connect(gateway.address()).await.unwrap();
+    let (socket, _) = tokio_tungstenite::client_async("ws://service/", stream)
+        .await
+        .unwrap();
+    let answer = gateway.get("/").await;
+    assert_eq!(answer.verdict(), "503 upstream_overloaded");
+    drop(socket);
+    eventually("a place", async || {
+        (gateway.get("/").await.status() == 200).then_some(())
+    })
+    .await;
+    assert_eq!(service.count(), 2);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_not_made() {
+    let service = Upstream::start().await;
+    let gateway = before(&[&service], "max_connections = 2").start().await;
+    let mut open = vec![];
+    for _ in 0..2 {
+        let (frames, reply) = Reply::stream();
+        service.reply(reply);
+        open.push((gateway.get("/").open().await.unwrap(), frames));
+    }
+    let answer = gateway.get("/").await;
+    assert_eq!(answer.verdict(), "503 upstream_overloaded");
+    let metrics = gateway.metrics().await;
+    assert_eq!(metrics.value(&refusals("connections")), Some(1));
+    // Whoever leaves closes a connection, and another can be made.
+    open.clear();
+    eventually("a new connection", async || {
+        (gateway.get("/").await.status() == 200).then_some(())
+    })
+    .await;
+    ask(&gateway, 5).await;
+    assert_eq!(service.connections(), 3, "and then it is used again");
+    assert_eq!(service.count(), 8);
 }

@@ -18,6 +18,7 @@ mod limits;
 mod properties;
 mod proxying;
 mod reload;
+mod retries;
 mod revocation;
 mod routes;
 mod slowloris;

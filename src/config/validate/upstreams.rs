@@ -7,7 +7,7 @@ use http::uri::Scheme;
 
 use super::check::{Check, Unique};
 use super::listeners::socket;
-use super::upstream_care::{OUTLIER, outlier};
+use super::upstream_care as care;
 use super::upstream_tls::{SystemRoots, Trust};
 use super::url;
 use crate::base::names::UpstreamName;
@@ -128,10 +128,14 @@ fn options(
             .parsed(&at.key("balance"), text, balance)
             .unwrap_or(BALANCE),
     };
-    let outlier = outlier(raw.outlier.as_ref(), &at.key("outlier"), check);
+    let outlier = care::outlier(raw.outlier.as_ref(), &at.key("outlier"), check);
+    let retries = raw.retries.as_ref();
     Some(Options {
         balance,
         outlier,
+        retries: retries.map(|raw| care::retries(raw, &at.key("retries"), check)),
+        max_requests: limit(&at.key("max_requests"), raw.max_requests, check),
+        max_connections: limit(&at.key("max_connections"), raw.max_connections, check),
         http2,
         connect_timeout,
         idle_timeout,
@@ -146,12 +150,22 @@ fn plain(name: UpstreamName, servers: Vec<Server>) -> Options {
         name,
         servers,
         balance: BALANCE,
-        outlier: OUTLIER,
+        outlier: care::OUTLIER,
+        retries: None,
+        max_requests: None,
+        max_connections: None,
         http2: false,
         connect_timeout: CONNECT_TIMEOUT,
         idle_timeout: IDLE_TIMEOUT,
         max_idle: usize::try_from(MAX_IDLE).unwrap_or(usize::MAX),
     }
+}
+
+/// Most of something; no bound where nothing is said.
+fn limit(at: &KeyPath, raw: Option<u64>, check: &mut Check<'_>) -> Option<usize> {
+    raw?;
+    let max = check.number(at, raw, 1, 1..=1_000_000);
+    usize::try_from(max).ok()
 }
 
 fn balance(text: &str) -> Result<Balance, &'static str> {
@@ -418,6 +432,8 @@ mod tests {
             ("connect_timeout = \"0s\"", "connect_timeout"),
             ("idle_timeout = \"0s\"", "idle_timeout"),
             ("max_idle = 65537", "max_idle"),
+            ("max_requests = 0", "max_requests"),
+            ("max_connections = 0", "max_connections"),
         ] {
             check(
                 &upstream(&format!(
