@@ -25,6 +25,7 @@ use crate::control::certificates::{Watched, watch};
 use crate::control::denylist::{
     IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
 };
+use crate::control::health::HealthChecks;
 use crate::control::jwks::KeySourceError;
 use crate::denylist::{Fingerprinter, Index, desk, index};
 use crate::listener::tls::Tls;
@@ -46,6 +47,7 @@ pub struct Gateway {
     pub(super) members: Members,
     pub(super) starter: Starter,
     pub(super) revocations: Revocations,
+    pub(super) health: HealthChecks,
     pub(super) api: Option<Arc<Admin>>,
     pub(super) shutdown: Shutdown,
     draining: Arc<AtomicBool>,
@@ -183,6 +185,9 @@ impl Gateway {
         let listeners = addresses.iter().map(ToString::to_string).zip(tls);
         let api_tls = admin.map(|admin| (admin.api.to_string(), admin_tls));
         watch_certificates(listeners.chain(api_tls), &shared, &tasks, &control);
+        let checks = metrics.upstream_health_checks.clone();
+        let mut health = HealthChecks::new(tasks.clone(), control.clone(), checks);
+        health.replace(&shared.plan.load().upstreams);
         Ok(Self {
             addresses,
             admin,
@@ -191,6 +196,7 @@ impl Gateway {
             members,
             starter,
             revocations: denylist.revocations,
+            health,
             api,
             shutdown: settings.shutdown,
             draining,

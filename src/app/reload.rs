@@ -87,6 +87,7 @@ impl Gateway {
         self.outline = outline;
         let upstreams = plan.upstreams.len();
         let before = self.shared.plan.swap(Arc::new(plan));
+        self.health.replace(&self.shared.plan.load().upstreams);
         self.forget_upstreams(&before);
         let gone = next.take_over(&self.members);
         self.forget(&gone);

@@ -153,6 +153,7 @@ sections! {
         servers: List<String>,
         balance: String,
         outlier: Outlier,
+        health: Health,
         retries: Retries,
         max_requests: u64,
         max_connections: u64,
@@ -169,6 +170,16 @@ sections! {
         eject_for: Span,
         max_ejected: u64,
         count_5xx: bool,
+    }
+
+    /// `upstreams.health`
+    Health {
+        path: String,
+        interval: Span,
+        timeout: Span,
+        healthy_after: u64,
+        unhealthy_after: u64,
+        status: String,
     }
 
     /// `upstreams.retries`
@@ -315,6 +326,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("issuers[].claims", ClaimNames::KEYS),
     ("upstreams[]", Upstream::KEYS),
     ("upstreams[].outlier", Outlier::KEYS),
+    ("upstreams[].health", Health::KEYS),
     ("upstreams[].retries", Retries::KEYS),
     ("upstreams[].retries.budget", RetryBudget::KEYS),
     ("upstreams[].tls", UpstreamTls::KEYS),
@@ -336,7 +348,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
     ("listeners[]", &["proxy_protocol"]),
     ("issuers[]", &["tls"]),
-    ("upstreams[]", &["health"]),
     ("routes[]", &["expression", "on_stale", "rewrite"]),
     ("denylist", &["max_staleness", "redis"]),
     ("telemetry", &["otlp"]),

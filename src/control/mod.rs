@@ -3,4 +3,5 @@
 pub mod admin;
 pub mod certificates;
 pub mod denylist;
+pub mod health;
 pub mod jwks;

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub upstream_servers: IntGaugeVec,
     /// Servers that got no requests for a while, by upstream and server.
     pub upstream_ejections: IntCounterVec,
+    /// Health checks, by upstream, server and result.
+    pub upstream_health_checks: IntCounterVec,
     /// Requests that were sent once more, or not for want of budget, by upstream and result.
     pub upstream_retries: IntCounterVec,
     /// Requests that an upstream had no place for, by upstream and limit.
@@ -141,6 +143,12 @@ impl Metrics {
                 "jotgate_upstream_ejections_total",
                 "Servers that get no requests for a while.",
                 &["upstream", "server"],
+            ),
+            upstream_health_checks: counters(
+                &registry,
+                "jotgate_upstream_health_checks_total",
+                "Health checks.",
+                &["upstream", "server", "result"],
             ),
             upstream_retries: counters(
                 &registry,

@@ -130,11 +130,11 @@ where
     Ok((sender, fault))
 }
 
-async fn unix(path: &Path) -> Result<UnixStream, SendError> {
+pub(super) async fn unix(path: &Path) -> Result<UnixStream, SendError> {
     UnixStream::connect(path).await.map_err(SendError::Connect)
 }
 
-async fn encrypted(
+pub(super) async fn encrypted(
     host: &str,
     port: u16,
     tls: &Tls,
@@ -146,7 +146,7 @@ async fn encrypted(
         .map_err(SendError::Handshake)
 }
 
-async fn tcp(host: &str, port: u16) -> Result<TcpStream, SendError> {
+pub(super) async fn tcp(host: &str, port: u16) -> Result<TcpStream, SendError> {
     let stream = TcpStream::connect((host, port))
         .await
         .map_err(SendError::Connect)?;

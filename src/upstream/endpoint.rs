@@ -54,6 +54,17 @@ impl Endpoint {
         }
     }
 
+    /// Its health checks have come to another verdict. Called by the one task that makes them. Who is well again gets requests
+    /// at once, whatever failed before.
+    pub fn set_healthy(&self, is_healthy: bool) {
+        if is_healthy {
+            self.failures.store(0, Ordering::Relaxed);
+            self.times.store(0, Ordering::Relaxed);
+            self.ejected_until_ms.store(0, Ordering::Relaxed);
+        }
+        self.is_healthy.store(is_healthy, Ordering::Relaxed);
+    }
+
     /// Whether its health checks pass, or there are none.
     #[must_use]
     pub fn is_healthy(&self) -> bool {

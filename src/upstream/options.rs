@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::uri::Scheme;
 
 use super::balance::Balance;
+use super::health::Health;
 use super::outlier::Outlier;
 use super::retry::Retries;
 use super::tls::Tls;
@@ -24,6 +25,8 @@ pub struct Options {
     pub balance: Balance,
     /// When one of them gets no more requests for a while.
     pub outlier: Outlier,
+    /// How the control plane asks servers whether they are well. Default: it does not.
+    pub health: Option<Health>,
     /// What is sent once more. Default: nothing that was sent.
     pub retries: Option<Retries>,
     /// Most requests under way. Default: no bound.
@@ -77,6 +80,7 @@ impl Options {
                 max_ejected: 50,
                 count_5xx: false,
             },
+            health: None,
             retries: None,
             max_requests: None,
             max_connections: None,
@@ -99,6 +103,17 @@ impl Options {
 }
 
 impl Server {
+    /// Whom a request that nobody sent on is for: `host:port`, or `localhost`.
+    pub(super) fn authority(&self) -> String {
+        match self {
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } if host.contains(':') => {
+                format!("[{host}]:{port}")
+            }
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } => format!("{host}:{port}"),
+            Self::Unix(_) => "localhost".to_owned(),
+        }
+    }
+
     pub(super) const fn is_tls(&self) -> bool {
         matches!(self, Self::Tls { .. })
     }

@@ -177,6 +177,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn whoever_passes_its_checks_again_is_ejected_no_more() {
+        let upstream = upstream(2, 50);
+        fail(&upstream, 0, 3);
+        upstream.endpoints()[0].set_healthy(false);
+        upstream.endpoints()[0].set_healthy(true);
+        assert_eq!(ejected(&upstream), [false, false]);
+        fail(&upstream, 0, 2);
+        assert_eq!(ejected(&upstream), [false, false], "as if it were new");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unhealthy_server_is_no_help() {
+        let upstream = upstream(3, 100);
+        upstream.endpoints()[1].set_healthy(false);
+        fail(&upstream, 0, 3);
+        fail(&upstream, 2, 3);
+        assert_eq!(ejected(&upstream), [true, false, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn zero_is_never() {
         let mut upstream = upstream(2, 100);
         upstream.options.outlier.failures = 0;

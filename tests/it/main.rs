@@ -10,6 +10,7 @@ mod floods;
 mod forged_headers;
 mod framing;
 mod grpc;
+mod health;
 mod http2;
 mod identity_headers;
 mod key_sets;

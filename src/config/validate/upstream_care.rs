@@ -1,5 +1,6 @@
-//! How an upstream is treated whose servers fail: `outlier` and `retries`.
+//! How an upstream is treated whose servers fail: `outlier`, `health` and `retries`.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -7,7 +8,7 @@ use http::{Method, StatusCode};
 use super::check::Check;
 use crate::config::place::KeyPath;
 use crate::config::raw;
-use crate::upstream::{Budget, Outlier, Retries};
+use crate::upstream::{Budget, Health, Outlier, Retries};
 
 /// What holds where nothing is said. Failures and time are Envoy's: one or two failures happen when a server restarts, which
 /// takes seconds. Half of the servers carry the load of a service that has one to spare. Strangers cause answers 5xx.
@@ -34,6 +35,68 @@ pub(super) fn outlier(raw: Option<&raw::Outlier>, at: &KeyPath, check: &mut Chec
         eject_for: check.duration(eject_for, raw.eject_for, OUTLIER.eject_for, hour),
         max_ejected: check.number(max_ejected, raw.max_ejected, OUTLIER.max_ejected, 1..=100),
         count_5xx: raw.count_5xx.unwrap_or(OUTLIER.count_5xx),
+    }
+}
+
+/// Default time between two checks of a server, and for one of them. A server that dies is found out by requests at once; this is
+/// for those that answer, and badly.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Default numbers of checks in a row: HAProxy's.
+const HEALTHY_AFTER: u32 = 2;
+const UNHEALTHY_AFTER: u32 = 3;
+
+/// `health` of one upstream.
+pub(super) fn health(raw: &raw::Health, at: &KeyPath, check: &mut Check<'_>) -> Option<Health> {
+    let path = check.required(at, "path", raw.path.as_ref(), "path = \"/healthz\"");
+    let path = path.and_then(|text| check.parsed(&at.key("path"), text, health_path));
+    let (least, hour) = (Duration::from_millis(100), Duration::from_hours(1));
+    let interval_at = at.key("interval");
+    let interval = check.duration(&interval_at, raw.interval, HEALTH_INTERVAL, least..=hour);
+    // Where nothing is said, it is within the interval.
+    let default = HEALTH_TIMEOUT.min(interval);
+    let timeout = check.duration(&at.key("timeout"), raw.timeout, default, least..=hour);
+    if timeout > interval {
+        check.fault(
+            &at.key("timeout"),
+            "is longer than interval; write a shorter one",
+        );
+    }
+    let (up, down) = (&at.key("healthy_after"), &at.key("unhealthy_after"));
+    let status = match &raw.status {
+        None => Some(200..=299),
+        Some(text) => check.parsed(&at.key("status"), text, statuses),
+    };
+    Some(Health {
+        interval,
+        timeout,
+        healthy_after: check.number(up, raw.healthy_after, HEALTHY_AFTER, 1..=100),
+        unhealthy_after: check.number(down, raw.unhealthy_after, UNHEALTHY_AFTER, 1..=100),
+        path: path?,
+        status: status?,
+    })
+}
+
+fn health_path(text: &str) -> Result<Box<str>, &'static str> {
+    let is_path = text.starts_with('/') && text.parse::<http::uri::PathAndQuery>().is_ok();
+    if is_path && !text.contains('#') {
+        Ok(text.into())
+    } else {
+        Err("is no path; write one such as \"/healthz\"")
+    }
+}
+
+/// `200`, or `200-299`.
+fn statuses(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| {
+        let status = StatusCode::from_bytes(text.as_bytes()).ok();
+        status.map(|status| status.as_u16()).filter(|n| *n < 600)
+    };
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        (Some(_) | None, _) => Err("is no status; write one such as \"200\", or \"200-299\""),
     }
 }
 
@@ -180,6 +243,59 @@ mod tests {
                 "eject_for = \"2h\"",
                 "max_ejected = 0",
                 "max_ejected = 101",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_health_check_has_a_path_and_bounds() {
+        assert_eq!(upstream("").health, None);
+        assert_eq!(
+            upstream("health = { path = \"/healthz?full=1\" }").health,
+            Some(Health {
+                path: "/healthz?full=1".into(),
+                interval: Duration::from_secs(5),
+                timeout: Duration::from_secs(2),
+                healthy_after: 2,
+                unhealthy_after: 3,
+                status: 200..=299,
+            })
+        );
+        let said = "health = { path = \"/\", interval = \"1s\", healthy_after = 1, unhealthy_after = 4, status = \"404\" }";
+        let health = upstream(said).health.unwrap();
+        assert_eq!(health.timeout, Duration::from_secs(1), "not longer");
+        assert_eq!((health.healthy_after, health.unhealthy_after), (1, 4));
+        assert_eq!(health.status, 404..=404);
+        for (lines, key, word) in [
+            ("", "path", "is missing; write path = \"/healthz\""),
+            ("path = \"healthz\"", "path", "is no path"),
+            ("path = \"\"", "path", "is no path"),
+            ("path = \"/a b\"", "path", "is no path"),
+            ("path = \"/a#b\"", "path", "is no path"),
+            (
+                "path = \"/\", timeout = \"6s\"",
+                "timeout",
+                "is longer than interval",
+            ),
+            ("path = \"/\", status = \"2xx\"", "status", "is no status"),
+            (
+                "path = \"/\", status = \"299-200\"",
+                "status",
+                "is no status",
+            ),
+            ("path = \"/\", status = \"200-\"", "status", "is no status"),
+            ("path = \"/\", status = \"600\"", "status", "is no status"),
+        ] {
+            let file = file(&format!("health = {{ {lines} }}"));
+            check(&file, &format!("upstreams[0].health.{key}"), word);
+        }
+        out_of_bounds(
+            "health",
+            &[
+                "interval = \"99ms\", path = \"/\"",
+                "timeout = \"99ms\", path = \"/\"",
+                "healthy_after = 0, path = \"/\"",
+                "unhealthy_after = 101, path = \"/\"",
             ],
         );
     }

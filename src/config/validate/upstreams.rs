@@ -129,10 +129,11 @@ fn options(
             .unwrap_or(BALANCE),
     };
     let outlier = care::outlier(raw.outlier.as_ref(), &at.key("outlier"), check);
-    let retries = raw.retries.as_ref();
+    let (health, retries) = (raw.health.as_ref(), raw.retries.as_ref());
     Some(Options {
         balance,
         outlier,
+        health: health.and_then(|raw| care::health(raw, &at.key("health"), check)),
         retries: retries.map(|raw| care::retries(raw, &at.key("retries"), check)),
         max_requests: limit(&at.key("max_requests"), raw.max_requests, check),
         max_connections: limit(&at.key("max_connections"), raw.max_connections, check),
@@ -151,6 +152,7 @@ fn plain(name: UpstreamName, servers: Vec<Server>) -> Options {
         servers,
         balance: BALANCE,
         outlier: care::OUTLIER,
+        health: None,
         retries: None,
         max_requests: None,
         max_connections: None,

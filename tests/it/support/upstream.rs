@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -27,6 +27,9 @@ use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 use super::eventually;
+
+/// What health checks ask for.
+pub(crate) const CHECK: &str = "/jotgate-check";
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -189,6 +192,9 @@ struct State {
     wires: Mutex<Vec<Vec<u8>>>,
     /// The TLS handshakes that came to their end.
     handshakes: Mutex<Vec<Handshake>>,
+    /// The status of answers to health checks: 200 if it is 0, none at all if it is 1.
+    health: AtomicU16,
+    checks: AtomicUsize,
     /// It was killed.
     dead: CancellationToken,
 }
@@ -229,6 +235,16 @@ impl Upstream {
     pub(crate) fn handshakes(&self) -> Vec<Handshake> {
         let handshakes = self.state.handshakes.lock().expect("no holder panics");
         handshakes.clone()
+    }
+
+    /// Health checks get this status from now on; 1: no answer.
+    pub(crate) fn answer_checks(&self, status: u16) {
+        self.state.health.store(status, Ordering::SeqCst);
+    }
+
+    /// How many health checks came. They are no requests, and are counted nowhere else.
+    pub(crate) fn checks(&self) -> usize {
+        self.state.checks.load(Ordering::SeqCst)
     }
 
     /// It closes its port and every connection at once.
@@ -401,6 +417,14 @@ async fn begins_with_preface(stream: &TcpStream) -> bool {
 
 impl State {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
+        if request.uri().path() == CHECK {
+            self.checks.fetch_add(1, Ordering::SeqCst);
+            return match self.health.load(Ordering::SeqCst) {
+                0 => Ok(answer(200, &[], empty())),
+                1 => std::future::pending().await,
+                status => Ok(answer(status, &[], empty())),
+            };
+        }
         let number = {
             let mut seen = self.seen.lock().expect("no holder panics");
             seen.push(Seen {
