@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::issuers::{Members, Starter};
 use super::report::Report;
 use super::tokens::KnownTokens;
+use super::upstreams::Upstreams;
 use super::work::{End, Post};
 use super::{build, work};
 use crate::authorize::{Bearer, Issuer, Tables};
@@ -25,7 +26,6 @@ use crate::control::certificates::{Watched, watch};
 use crate::control::denylist::{
     IssuerLife, Log, OpenError, Parts, Revocations, revocations, serve_desk,
 };
-use crate::control::health::HealthChecks;
 use crate::control::jwks::KeySourceError;
 use crate::denylist::{Fingerprinter, Index, desk, index};
 use crate::listener::tls::Tls;
@@ -47,7 +47,7 @@ pub struct Gateway {
     pub(super) members: Members,
     pub(super) starter: Starter,
     pub(super) revocations: Revocations,
-    pub(super) health: HealthChecks,
+    pub(super) upstreams: Upstreams,
     pub(super) api: Option<Arc<Admin>>,
     pub(super) shutdown: Shutdown,
     draining: Arc<AtomicBool>,
@@ -171,10 +171,8 @@ impl Gateway {
                     draining: Arc::clone(&draining),
                     revocations: denylist.revocations.clone(),
                 };
-                let revocations = denylist.revocations.clone();
-                let (api, addresses) =
-                    start_admin(admin, revocations, &report, &issuers, &tasks, &control).await?;
-                (Some(api), Some(addresses))
+                let (api, places) = start_admin(admin, &report, &issuers, &tasks, &control).await?;
+                (Some(api), Some(places))
             }
         };
 
@@ -185,9 +183,7 @@ impl Gateway {
         let listeners = addresses.iter().map(ToString::to_string).zip(tls);
         let api_tls = admin.map(|admin| (admin.api.to_string(), admin_tls));
         watch_certificates(listeners.chain(api_tls), &shared, &tasks, &control);
-        let checks = metrics.upstream_health_checks.clone();
-        let mut health = HealthChecks::new(tasks.clone(), control.clone(), checks);
-        health.replace(&shared.plan.load().upstreams);
+        let upstreams = Upstreams::start(settings.dns_servers, &shared, &tasks, &control);
         Ok(Self {
             addresses,
             admin,
@@ -196,7 +192,7 @@ impl Gateway {
             members,
             starter,
             revocations: denylist.revocations,
-            health,
+            upstreams,
             api,
             shutdown: settings.shutdown,
             draining,
@@ -232,10 +228,13 @@ impl Gateway {
         self.admin.and_then(|admin| admin.probes)
     }
 
-    /// Returns when every issuer's keys have been tried: when `/ready` says 200.
+    /// Returns when every issuer's keys and every name of a service have been tried: when `/ready` says 200.
     pub async fn ready(&self) {
         for member in self.members.load_full().iter() {
             member.issuer.keys.until_tried().await;
+        }
+        for upstream in &self.shared.plan.load_full().upstreams {
+            upstream.until_tried().await;
         }
     }
 
@@ -405,7 +404,6 @@ fn watch_certificates(
 
 async fn start_admin(
     settings: settings::Admin,
-    revocations: Revocations,
     report: &Report,
     issuers: &[Arc<Issuer>],
     tasks: &TaskTracker,
@@ -431,6 +429,7 @@ async fn start_admin(
     let refusals = shared.metrics.admin_refusals.clone();
     let (views, clock) = (report.views(), shared.clock.clone());
     let tls = settings.tls.clone();
+    let revocations = report.revocations.clone();
     let admin = Admin::new(settings, revocations, views, clock, door, refusals);
     let admin = Arc::new(admin);
     tasks.spawn(serve(listener, tls, Arc::clone(&admin), control.clone()));

@@ -7,6 +7,7 @@ mod rehearsal;
 mod reload;
 mod report;
 mod tokens;
+mod upstreams;
 mod watch;
 mod work;
 

@@ -41,6 +41,7 @@ sections! {
         issuers: List<Issuer>,
         upstreams: List<Upstream>,
         routes: List<Route>,
+        dns: Dns,
         denylist: Denylist,
         admin: Admin,
         telemetry: Telemetry,
@@ -249,6 +250,11 @@ sections! {
         pass_preflight: bool,
     }
 
+    /// `[dns]`
+    Dns {
+        servers: List<String>,
+    }
+
     /// `[denylist]`
     Denylist {
         path: String,
@@ -333,6 +339,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("routes[]", Route::KEYS),
     ("routes[].token", Token::KEYS),
     ("routes[].cors", Cors::KEYS),
+    ("dns", Dns::KEYS),
     ("denylist", Denylist::KEYS),
     ("admin", Admin::KEYS),
     ("admin.tls", AdminTls::KEYS),

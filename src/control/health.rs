@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use prometheus::IntCounterVec;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -74,16 +74,20 @@ impl Checks {
     async fn run(mut self) {
         let mut chance = Rng::new();
         loop {
+            let next = Instant::now() + self.health.wait(chance.u32(..));
             self.round().await;
-            sleep(self.health.wait(chance.u32(..))).await;
+            sleep_until(next).await;
         }
     }
 
     /// Asks every server once, all at the same time.
     async fn round(&mut self) {
+        let endpoints = self.upstream.endpoints();
+        self.known
+            .retain(|(known, _)| endpoints.iter().any(|kept| Arc::ptr_eq(kept, known)));
         let mut asked = JoinSet::new();
-        for endpoint in self.upstream.endpoints() {
-            let (health, endpoint) = (Arc::clone(&self.health), Arc::clone(endpoint));
+        for endpoint in endpoints {
+            let health = Arc::clone(&self.health);
             let http2 = self.upstream.options.http2;
             asked.spawn(async move {
                 let verdict = ask(&endpoint, http2, &health).await;
@@ -100,9 +104,9 @@ impl Checks {
 
     fn take(&mut self, endpoint: &Arc<Endpoint>, verdict: Result<(), String>) {
         let name = &self.upstream.options.name;
-        let server = &endpoint.server;
+        let server = &**endpoint;
         let result = if verdict.is_ok() { "ok" } else { "failed" };
-        let labels = [name.as_str(), &server.to_string(), result];
+        let labels = [name.as_str(), &server.server.to_string(), result];
         self.counter.with_label_values(&labels).inc();
         if let Err(reason) = &verdict {
             debug!(upstream = %name, %server, reason, "a health check failed");

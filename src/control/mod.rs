@@ -5,3 +5,4 @@ pub mod certificates;
 pub mod denylist;
 pub mod health;
 pub mod jwks;
+pub mod names;

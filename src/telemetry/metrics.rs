@@ -37,6 +37,8 @@ pub struct Metrics {
     pub upstream_servers: IntGaugeVec,
     /// Servers that got no requests for a while, by upstream and server.
     pub upstream_ejections: IntCounterVec,
+    /// Resolutions of servers' names, by upstream, server and result.
+    pub upstream_resolutions: IntCounterVec,
     /// Health checks, by upstream, server and result.
     pub upstream_health_checks: IntCounterVec,
     /// Requests that were sent once more, or not for want of budget, by upstream and result.
@@ -143,6 +145,12 @@ impl Metrics {
                 "jotgate_upstream_ejections_total",
                 "Servers that get no requests for a while.",
                 &["upstream", "server"],
+            ),
+            upstream_resolutions: counters(
+                &registry,
+                "jotgate_upstream_resolutions_total",
+                "Resolutions of servers' names.",
+                &["upstream", "server", "result"],
             ),
             upstream_health_checks: counters(
                 &registry,

@@ -1,5 +1,5 @@
-//! How much one upstream may have to do at once, of all threads together. What is beyond is refused at once: a service that is
-//! too slow already does not get faster by a queue.
+//! How much one upstream may have to do, of all threads together. What is beyond is refused at once: a service that is too
+//! slow already does not get faster by a queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,7 @@
 //! One server of an upstream as all threads know it.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::options::Server;
@@ -7,8 +9,12 @@ use super::options::Server;
 /// One server, shared by the pools of all threads.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Where it is.
+    /// As it is written in the configuration.
     pub server: Server,
+    /// The place where it is written.
+    pub(super) position: usize,
+    /// One of the addresses of its name; None where the configuration has an address or a socket.
+    pub address: Option<SocketAddr>,
     /// Requests under way, of all threads.
     load: AtomicUsize,
     /// By its health checks, of which the control plane alone makes some. Without: true.
@@ -23,9 +29,11 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Nothing has happened yet.
-    pub(super) const fn new(server: Server) -> Self {
+    pub(super) const fn new(position: usize, server: Server, address: Option<SocketAddr>) -> Self {
         Self {
             server,
+            position,
+            address,
             load: AtomicUsize::new(0),
             is_healthy: AtomicBool::new(true),
             failures: AtomicU32::new(0),
@@ -54,8 +62,8 @@ impl Endpoint {
         }
     }
 
-    /// Its health checks have come to another verdict. Called by the one task that makes them. Who is well again gets requests
-    /// at once, whatever failed before.
+    /// Its health checks have come to another verdict. Called by the one task that makes them. Who is well again gets
+    /// requests at once, whatever failed before.
     pub fn set_healthy(&self, is_healthy: bool) {
         if is_healthy {
             self.failures.store(0, Ordering::Relaxed);
@@ -81,5 +89,14 @@ impl Endpoint {
 
     pub(super) fn is_available(&self, now_ms: u64) -> bool {
         self.is_healthy() && !self.is_ejected(now_ms)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(address) => write!(f, "{} ({})", self.server, address.ip()),
+            None => self.server.fmt(f),
+        }
     }
 }

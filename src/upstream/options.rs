@@ -1,6 +1,7 @@
 //! What an operator sets of an upstream.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +112,18 @@ impl Server {
             }
             Self::Tcp { host, port } | Self::Tls { host, port, .. } => format!("{host}:{port}"),
             Self::Unix(_) => "localhost".to_owned(),
+        }
+    }
+
+    /// The name that must be resolved, and the port; None for addresses and sockets.
+    #[must_use]
+    pub fn name(&self) -> Option<(&str, u16)> {
+        match self {
+            Self::Tcp { host, port } | Self::Tls { host, port, .. } => {
+                let is_name = host.parse::<IpAddr>().is_err();
+                is_name.then_some((host, *port))
+            }
+            Self::Unix(_) => None,
         }
     }
 

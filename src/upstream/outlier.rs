@@ -61,17 +61,17 @@ impl Upstream {
         endpoint
             .failures
             .store(outlier.failures - 1, Ordering::Relaxed);
-        let (upstream, server) = (&self.options.name, &endpoint.server);
+        let upstream = &self.options.name;
         self.counters
             .ejections
-            .with_label_values(&[upstream.as_str(), &server.to_string()])
+            .with_label_values(&[upstream.as_str(), &endpoint.server.to_string()])
             .inc();
-        tracing::warn!(%upstream, %server, seconds = span_ms / 1000, "a server is ejected: it failed several times in a row");
+        tracing::warn!(%upstream, server = %endpoint, seconds = span_ms / 1000, "a server is ejected: it failed several times in a row");
     }
 
     /// Whether enough others are left without it.
     fn may_eject(&self, endpoint: &Endpoint, now_ms: u64) -> bool {
-        let endpoints = self.endpoints();
+        let endpoints = &self.roster().0;
         let others = || {
             let all = endpoints.iter();
             all.filter(|other| !std::ptr::eq(Arc::as_ptr(other), endpoint))

@@ -24,6 +24,7 @@ use super::endpoint::Endpoint;
 use super::io::TlsFault;
 use super::options::Options;
 use super::retry::Spent;
+use super::roster::Roster;
 use super::send::Tried;
 use super::service::Upstream;
 use crate::base::deadline::Deadlines;
@@ -31,13 +32,19 @@ use crate::base::deadline::Deadlines;
 /// The connections of one thread to one upstream. `B` is the body of requests; its default is empty.
 pub struct Pool<B> {
     pub(super) upstream: Arc<Upstream>,
-    homes: RefCell<Rc<[Rc<Connections<B>>]>>,
+    homes: RefCell<Homes<B>>,
     chooser: Chooser,
     pub(super) deadlines: Deadlines,
     /// Requests and retries of this thread.
     pub(super) spent: Spent,
     /// Connections of this thread.
     connections: Arc<AtomicUsize>,
+}
+
+/// The connections to each server of a roster.
+struct Homes<B> {
+    roster: Arc<Roster>,
+    all: Rc<[Rc<Connections<B>>]>,
 }
 
 /// The connections to one server.
@@ -106,20 +113,7 @@ where
     #[must_use]
     pub fn new(upstream: Arc<Upstream>, deadlines: Deadlines) -> Self {
         let options = &upstream.options;
-        let endpoints = upstream.endpoints();
-        let is_counted = options.balance == Balance::LeastRequests && endpoints.len() > 1;
-        let homes = endpoints
-            .iter()
-            .map(|endpoint| {
-                Rc::new(Connections {
-                    endpoint: Arc::clone(endpoint),
-                    is_counted,
-                    idle: RefCell::default(),
-                    idle_max: options.max_idle,
-                    http2: RefCell::new(Http2::None),
-                })
-            })
-            .collect();
+        let homes = Homes::new(&upstream, &[]);
         let chooser = Chooser::new(options.balance, Rng::new());
         Self {
             upstream,
@@ -160,9 +154,13 @@ where
         }
     }
 
-    /// Its servers as they are now.
+    /// Its servers as they are now. Connections to one that is gone are closed when nobody uses them any more.
     pub(super) fn homes(&self) -> Rc<[Rc<Connections<B>>]> {
-        Rc::clone(&self.homes.borrow())
+        let mut homes = self.homes.borrow_mut();
+        if !Arc::ptr_eq(&self.upstream.roster(), &homes.roster) {
+            *homes = Homes::new(&self.upstream, &homes.all);
+        }
+        Rc::clone(&homes.all)
     }
 
     /// One of `homes` that is not in `tried`, healthy, and not ejected if there is such a one: an ejection is a guess.
@@ -192,14 +190,16 @@ where
         let Ok(place) = ConnectionPlace::take(&self.upstream, &self.connections) else {
             return Err(SendError::Full);
         };
-        let connecting = Box::pin(connect::http1(&home.endpoint.server, place));
+        let connecting = Box::pin(connect::http1(&home.endpoint, place));
         let connected = self
             .deadlines
             .within(self.options().connect_timeout, connecting)
             .await
             .unwrap_or(Err(SendError::ConnectTimeout));
         if let Err(error) = &connected {
-            self.upstream.note_failure(&home.endpoint);
+            if !error.is_ours() {
+                self.upstream.note_failure(&home.endpoint);
+            }
             if let SendError::Handshake(fault) = error {
                 self.upstream.handshake_failed(&home.endpoint.server, fault);
             }
@@ -245,8 +245,17 @@ where
         let deadlines = self.deadlines.clone();
         spawn_local(async move {
             let span = upstream.options.connect_timeout;
-            let connecting = Box::pin(connect::http2(&home.endpoint.server, place));
-            let connected = match deadlines.within(span, connecting).await {
+            let connecting = Box::pin(connect::http2(&home.endpoint, place));
+            let outcome = deadlines.within(span, connecting).await;
+            let is_to_blame = match &outcome {
+                Ok(Ok(_)) => false,
+                Ok(Err(error)) => !error.is_ours(),
+                Err(_) => true,
+            };
+            if is_to_blame {
+                upstream.note_failure(&home.endpoint);
+            }
+            let connected = match outcome {
                 Ok(Ok(connected)) => Ok(connected),
                 Ok(Err(SendError::Connect(error))) => Err(Unconnected::Connect(error.kind())),
                 Ok(Err(SendError::Handshake(error))) => {
@@ -265,9 +274,6 @@ where
                 ))
                 | Err(_) => Err(Unconnected::TimedOut),
             };
-            if connected.is_err() {
-                upstream.note_failure(&home.endpoint);
-            }
             *home.http2.borrow_mut() = match &connected {
                 Ok((sender, tls_fault)) => {
                     Http2::Ready(sender.clone(), tls_fault.clone(), Instant::now())
@@ -277,6 +283,32 @@ where
             done.send_replace(Some(connected));
         });
         waiting
+    }
+}
+
+impl<B> Homes<B> {
+    /// A server that was there before keeps its connections.
+    fn new(upstream: &Upstream, before: &[Rc<Connections<B>>]) -> Self {
+        let roster = Arc::clone(&upstream.roster());
+        let options = &upstream.options;
+        let is_counted = options.balance == Balance::LeastRequests && upstream.may_be_many();
+        let home = |endpoint: &Arc<Endpoint>| {
+            let same = |home: &&Rc<Connections<B>>| Arc::ptr_eq(&home.endpoint, endpoint);
+            before.iter().find(same).map_or_else(
+                || {
+                    Rc::new(Connections {
+                        endpoint: Arc::clone(endpoint),
+                        is_counted,
+                        idle: RefCell::default(),
+                        idle_max: options.max_idle,
+                        http2: RefCell::new(Http2::None),
+                    })
+                },
+                Rc::clone,
+            )
+        };
+        let all = roster.0.iter().map(home).collect();
+        Self { roster, all }
     }
 }
 
@@ -417,6 +449,45 @@ mod tests {
         Request::get(format!("http://service{path}"))
             .body(Empty::new())
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_ejected_server_is_better_than_none_and_an_unhealthy_one_is_not() {
+        let server = |n: usize| Server::Unix(format!("/{n}").into());
+        let options = Options {
+            servers: vec![server(0), server(1)],
+            ..Options::of(server(0))
+        };
+        let upstream = Arc::new(Upstream::new(options, &Metrics::new()));
+        let pool = Pool::<Empty<Bytes>>::new(Arc::clone(&upstream), Deadlines::new());
+        let choose = || pool.choose(&pool.homes(), &Tried::default());
+        let endpoints = upstream.endpoints();
+        (0..5).for_each(|_| upstream.note_failure(&endpoints[0]));
+        assert_eq!([(); 4].map(|()| choose()), [Some(1); 4]);
+        endpoints[1].set_healthy(false);
+        assert_eq!(choose(), Some(0), "ejected");
+        endpoints[0].set_healthy(false);
+        assert_eq!(choose(), None);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_offered_to_so_many_servers_at_most() {
+        let server = |n: usize| Server::Unix(format!("/{n}").into());
+        let options = Options {
+            servers: (0..20).map(server).collect(),
+            ..Options::of(server(0))
+        };
+        let upstream = Arc::new(Upstream::new(options, &Metrics::new()));
+        let pool = Pool::<Empty<Bytes>>::new(upstream, Deadlines::new());
+        let mut tried = Tried::default();
+        let mut offers = vec![];
+        while let Some(at) = pool.choose(&pool.homes(), &tried) {
+            tried.push(at);
+            offers.push(at);
+        }
+        offers.sort_unstable();
+        offers.dedup();
+        assert_eq!(offers.len(), 8, "each another one");
     }
 
     #[tokio::test]

@@ -21,10 +21,14 @@ const AGENT: HeaderValue = HeaderValue::from_static("jotgate-health-check");
 /// Asks a server for `path` as requests are sent to it, over TLS or HTTP/2 where they are, and waits for the head of the
 /// answer; the caller bounds the time. Runs on any thread.
 pub async fn probe(endpoint: &Endpoint, http2: bool, path: &str) -> Result<StatusCode, SendError> {
+    let address = endpoint.address;
     match &endpoint.server {
-        Server::Tcp { host, port } => ask(endpoint, tcp(host, *port).await?, http2, path).await,
+        Server::Tcp { host, port } => {
+            let stream = tcp(host, *port, address).await?;
+            ask(endpoint, stream, http2, path).await
+        }
         Server::Tls { host, port, tls } => {
-            let stream = encrypted(host, *port, tls, http2).await?;
+            let stream = encrypted((host, *port, address), tls, http2).await?;
             ask(endpoint, stream, http2, path).await
         }
         Server::Unix(socket) => ask(endpoint, unix(socket).await?, http2, path).await,
@@ -104,7 +108,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             head
         };
-        let endpoint = Endpoint::new(Server::Unix(path));
+        let endpoint = Endpoint::new(0, Server::Unix(path), None);
         tokio::join!(serving, probe(&endpoint, false, "/well?deep=1"))
     }
 

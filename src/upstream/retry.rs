@@ -42,13 +42,13 @@ impl Retries {
 
 /// How far back requests count, in seconds: Finagle's and linkerd's. Long enough for a service with few requests, and short
 /// enough that a quiet hour saves nothing up for an outage.
-const WINDOW_S: u64 = 10;
+const WINDOW_S: usize = 10;
 
 /// What one thread has sent lately. Each thread has its own, so that nobody waits for another.
 #[derive(Debug)]
 pub(super) struct Spent {
     born: Instant,
-    seconds: RefCell<[Second; WINDOW_S as usize]>,
+    seconds: RefCell<[Second; WINDOW_S]>,
 }
 
 /// One second of the window.
@@ -77,7 +77,7 @@ impl Spent {
     pub(super) fn take(&self, budget: Budget) -> bool {
         self.with(|(requests, retries), second| {
             let share = requests * u64::from(budget.percent) / 100;
-            let is_left = retries < share + u64::from(budget.min_per_second) * WINDOW_S;
+            let is_left = retries < share + u64::from(budget.min_per_second) * WINDOW_S as u64;
             second.retries += u64::from(is_left);
             is_left
         })
@@ -87,14 +87,16 @@ impl Spent {
     fn with<T>(&self, then: impl FnOnce((u64, u64), &mut Second) -> T) -> T {
         let now = self.born.elapsed().as_secs();
         let mut seconds = self.seconds.borrow_mut();
-        let place = usize::try_from(now % WINDOW_S).unwrap_or(0);
+        let place = usize::try_from(now).unwrap_or(0) % WINDOW_S;
         if seconds[place].at != now {
             seconds[place] = Second {
                 at: now,
                 ..Second::default()
             };
         }
-        let fresh = seconds.iter().filter(|second| second.at + WINDOW_S > now);
+        let fresh = seconds
+            .iter()
+            .filter(|second| second.at + WINDOW_S as u64 > now);
         let sums = fresh.fold((0, 0), |(requests, retries), second| {
             (requests + second.requests, retries + second.retries)
         });

@@ -36,7 +36,7 @@ impl Tried {
         self.count == SERVERS_TRIED_MAX
     }
 
-    const fn push(&mut self, at: usize) {
+    pub(super) const fn push(&mut self, at: usize) {
         if !self.is_full() {
             self.at[self.count] = at;
             self.count += 1;
@@ -47,7 +47,7 @@ impl Tried {
 /// Why one server gave no answer.
 enum Unanswered<B> {
     /// Nothing of the request was sent.
-    Unsent(Request<B>, SendError),
+    Unsent(Box<Request<B>>, SendError),
     /// It may have been worked on.
     Sent(SendError),
     /// It took too long, and a retry was taken from the budget.
@@ -89,7 +89,7 @@ where
             let span = again.as_ref().and_then(|(it, _)| it.per_try_timeout);
             match self.offer_for(span, &homes[at], request).await {
                 Err(Unanswered::Unsent(same, error)) => {
-                    request = same;
+                    request = *same;
                     if last.is_err() {
                         last = Err(error);
                     }
@@ -234,7 +234,7 @@ where
         }
         let mut sender = match self.connect_http1(home).await {
             Ok(sender) => sender,
-            Err(error) => return Err(Unanswered::Unsent(request, error)),
+            Err(error) => return Err(Unanswered::Unsent(request.into(), error)),
         };
         match sender.send_request(request).await {
             Ok(response) => Ok((response, sender)),
@@ -252,7 +252,7 @@ where
         loop {
             let (mut sender, tls_fault) = match self.http2(home).await {
                 Ok(connected) => connected,
-                Err(error) => return Err(Unanswered::Unsent(request, error)),
+                Err(error) => return Err(Unanswered::Unsent(request.into(), error)),
             };
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(response),
@@ -264,7 +264,7 @@ where
                     };
                     *home.http2.borrow_mut() = Http2::None;
                     if is_second {
-                        return Err(Unanswered::Unsent(same, error));
+                        return Err(Unanswered::Unsent(same.into(), error));
                     }
                     request = same;
                     is_second = true;

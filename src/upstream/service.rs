@@ -1,17 +1,21 @@
 //! One upstream as all threads know it.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use prometheus::IntCounterVec;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::circuit::Circuit;
 use super::endpoint::Endpoint;
 use super::options::{Options, Server};
 use super::outlier::ms;
+use super::roster::Roster;
 use crate::telemetry::metrics::Metrics;
 
 /// How long an upstream's failed handshakes are silent after one was told. A service that is not who it should be fails each
@@ -23,7 +27,9 @@ const ALARM_INTERVAL: Duration = Duration::from_mins(1);
 pub struct Upstream {
     /// What the operator set.
     pub options: Options,
-    endpoints: Box<[Arc<Endpoint>]>,
+    roster: ArcSwap<Roster>,
+    /// Names of servers that nobody has tried to resolve.
+    untried: watch::Sender<usize>,
     /// Where it counts what happens to it.
     pub(super) counters: Counters,
     /// The zero of its clock.
@@ -42,25 +48,43 @@ pub(super) struct Counters {
     retries: IntCounterVec,
 }
 
-/// How many servers are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct States {
-    /// They get requests.
-    pub available: u64,
-    /// They pass their health checks, but requests failed.
-    pub ejected: u64,
-    /// They fail their health checks.
-    pub unhealthy: u64,
+/// How a server fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It gets requests.
+    Available,
+    /// It passes its health checks, but requests failed.
+    Ejected,
+    /// It fails its health checks.
+    Unhealthy,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Available, Self::Ejected, Self::Unhealthy];
+
+    /// For metrics and status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Ejected => "ejected",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
 }
 
 impl Upstream {
     /// Nothing has happened yet.
     #[must_use]
     pub fn new(options: Options, metrics: &Metrics) -> Self {
-        let servers = options.servers.iter().cloned();
-        let endpoints = servers.map(|server| Arc::new(Endpoint::new(server)));
+        let names = options
+            .servers
+            .iter()
+            .filter(|server| server.name().is_some());
         Self {
-            endpoints: endpoints.collect(),
+            untried: watch::Sender::new(names.count()),
+            roster: ArcSwap::from_pointee(Roster::new(&options.servers)),
             options,
             counters: Counters {
                 ejections: metrics.upstream_ejections.clone(),
@@ -79,27 +103,78 @@ impl Upstream {
         ms(self.born.elapsed())
     }
 
-    /// How its servers fare now.
+    /// Its servers now, and how they fare.
     #[must_use]
-    pub fn states(&self) -> States {
+    pub fn states(&self) -> Vec<(Arc<Endpoint>, State)> {
         let now_ms = self.now_ms();
-        let mut states = States::default();
-        for endpoint in self.endpoints() {
+        let state = |endpoint: &Endpoint| {
             if !endpoint.is_healthy() {
-                states.unhealthy += 1;
+                State::Unhealthy
             } else if endpoint.is_ejected(now_ms) {
-                states.ejected += 1;
+                State::Ejected
             } else {
-                states.available += 1;
+                State::Available
             }
-        }
-        states
+        };
+        let endpoints = self.endpoints().into_iter();
+        endpoints
+            .map(|endpoint| {
+                let state = state(&endpoint);
+                (endpoint, state)
+            })
+            .collect()
     }
 
-    /// Its servers.
+    pub(super) fn roster(&self) -> Guard<Arc<Roster>> {
+        self.roster.load()
+    }
+
+    /// Its servers now.
     #[must_use]
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.roster().0.to_vec()
+    }
+
+    /// The name of the `at`th server has these addresses now. Called by the one task that resolves it. Returns whether that
+    /// is new.
+    pub fn move_to(&self, at: usize, addresses: &[IpAddr]) -> bool {
+        let mut is_new = false;
+        // Another name of this upstream may be resolved at the same time.
+        self.roster.rcu(|roster| {
+            let moved = roster.with(&self.options.servers, at, addresses);
+            is_new = moved.is_some();
+            moved.map_or_else(|| Arc::clone(roster), Arc::new)
+        });
+        is_new
+    }
+
+    /// One more name was tried to be resolved for the first time.
+    pub fn note_tried(&self) {
+        self.untried
+            .send_modify(|untried| *untried = untried.saturating_sub(1));
+    }
+
+    /// Until all names have been tried to be resolved.
+    pub async fn until_tried(&self) {
+        // An error would mean that it is gone.
+        drop(
+            self.untried
+                .subscribe()
+                .wait_for(|untried| *untried == 0)
+                .await,
+        );
+    }
+
+    /// Whether all names have been tried to be resolved.
+    #[must_use]
+    pub fn tried(&self) -> bool {
+        *self.untried.borrow() == 0
+    }
+
+    /// Whether there may be more than one server.
+    pub(super) fn may_be_many(&self) -> bool {
+        let servers = &self.options.servers;
+        servers.len() > 1 || servers.iter().any(|server| server.name().is_some())
     }
 
     /// A request was refused because `limit` is reached.

@@ -197,3 +197,19 @@ async fn connections_beyond_the_limit_are_not_made() {
     assert_eq!(service.connections(), 3, "and then it is used again");
     assert_eq!(service.count(), 8);
 }
+
+#[tokio::test]
+async fn a_server_without_a_place_leaves_its_requests_to_another() {
+    for http2 in [false, true] {
+        let (a, b) = (Upstream::start().await, Upstream::start().await);
+        let lines = format!("max_connections = 1\nhttp2 = {http2}");
+        let gateway = before(&[&a, &b], &lines).start().await;
+        ask(&gateway, 6).await;
+        assert_eq!(a.connections() + b.connections(), 1);
+        assert_eq!(a.count() + b.count(), 6);
+        let metrics = gateway.metrics().await;
+        assert_eq!(metrics.value(&refusals("connections")), None);
+        let ejected = metrics.value(&servers_in("ejected"));
+        assert_eq!(ejected, Some(0), "it did nothing wrong");
+    }
+}

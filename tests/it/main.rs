@@ -16,6 +16,7 @@ mod identity_headers;
 mod key_sets;
 mod lifecycle;
 mod limits;
+mod names;
 mod properties;
 mod proxying;
 mod reload;

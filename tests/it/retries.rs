@@ -1,6 +1,6 @@
 //! Requests that are sent once more: which, when and how many.
 
-use crate::support::upstream::RawUpstream;
+use crate::support::upstream::{RawUpstream, Refusing};
 use crate::support::{Gateway, Reply, Setup, Upstream, eventually};
 
 async fn two() -> (Upstream, Upstream) {
@@ -57,6 +57,22 @@ async fn a_bad_answer_is_asked_for_again_elsewhere() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn an_answer_is_better_than_no_connection() {
+    let (service, refusing) = (Upstream::start().await, Refusing::start());
+    let urls = [service.url(), refusing.url()];
+    let gateway = Setup::balanced(&urls, "outlier = { failures = 0 }\nretries = {}")
+        .start()
+        .await;
+    for _ in 0..6 {
+        service.reply(Reply::status(503));
+        service.reply(Reply::status(503));
+        let answer = gateway.get("/").await;
+        assert_eq!(answer.verdict(), "503", "the service's own: {answer:?}");
+    }
+    assert!(service.count() >= 6);
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ pub(super) fn settings(root: &Root, check: &mut Check<'_>) -> Settings {
         routes,
         token_cache_bytes: process.token_cache_bytes,
         jwks_cache: process.jwks_cache,
+        dns_servers: process.dns_servers,
         denylist: process.denylist,
         admin,
         telemetry: telemetry::telemetry(root.telemetry.as_ref(), check),

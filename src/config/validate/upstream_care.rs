@@ -38,8 +38,8 @@ pub(super) fn outlier(raw: Option<&raw::Outlier>, at: &KeyPath, check: &mut Chec
     }
 }
 
-/// Default time between two checks of a server, and for one of them. A server that dies is found out by requests at once; this is
-/// for those that answer, and badly.
+/// Default time between two checks of a server, and for one of them. A server that dies is found out by requests at once; this
+/// is for those that answer, and badly.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 

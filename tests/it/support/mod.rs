@@ -3,6 +3,7 @@
 pub(crate) mod authority;
 pub(crate) mod certs;
 pub(crate) mod client;
+pub(crate) mod dns;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod issuer;

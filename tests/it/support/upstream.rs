@@ -214,7 +214,7 @@ impl Upstream {
         Self::on(TcpListener::bind("127.0.0.1:0").await.expect("a port"))
     }
 
-    fn on(listener: TcpListener) -> Self {
+    pub(crate) fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("an address");
         let state = Arc::<State>::default();
         tokio::spawn(accept(listener, None, Arc::clone(&state)));
