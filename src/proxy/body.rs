@@ -597,7 +597,7 @@ mod tests {
                     let minute = Duration::from_mins(1);
                     let clock = Rc::new(Clock::new(deadlines.deadline(), minute, minute));
                     let request = Request::get("/").body(RequestBody::default()).unwrap();
-                    let Sent { response, lease } = pool.send(request).await.unwrap();
+                    let Sent { response, lease } = Box::pin(pool.send(request)).await.unwrap();
                     let service = Service {
                         body: response.into_body(),
                         lease: Some(lease),

@@ -16,7 +16,8 @@ pub struct Outlier {
     pub eject_for: Duration,
     /// Most servers that are ejected at once, in percent; one may always be. Default 50.
     pub max_ejected: u32,
-    /// Whether answers 5xx, and requests without a valid answer, are failures. Strangers can cause them. Default false.
+    /// Whether answers 5xx, and requests without a body that get no valid answer, are failures. Strangers can cause them.
+    /// Default false.
     pub count_5xx: bool,
 }
 

@@ -541,7 +541,8 @@ mod tests {
                 let send = spawn_local({
                     let request = get("/");
                     async move {
-                        let Sent { response, lease } = pool.send(request).await.unwrap();
+                        let sent = Box::pin(pool.send(request)).await;
+                        let Sent { response, lease } = sent.unwrap();
                         response.into_body().collect().await.unwrap();
                         lease.release();
                         pool
@@ -592,7 +593,7 @@ mod tests {
                 let pool = Rc::new(pool(&path, true));
                 let slow = spawn_local({
                     let pool = Rc::clone(&pool);
-                    async move { pool.send(get("/slow")).await }
+                    async move { Box::pin(pool.send(get("/slow"))).await }
                 });
                 tokio::time::sleep(Duration::from_secs(30)).await;
                 let quick = Box::pin(pool.send(get("/quick"))).await.unwrap();

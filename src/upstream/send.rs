@@ -172,6 +172,7 @@ where
         request: Request<B>,
     ) -> Result<Sent<B>, Unanswered<B>> {
         let load = Load::new(home);
+        let is_bare = request.body().is_end_stream();
         let offered = if self.options().http2 {
             let offered = self.offer_http2(home, request).await;
             offered.map(|response| (response, None))
@@ -179,23 +180,25 @@ where
             let offered = self.offer_http1(home, request).await;
             offered.map(|(response, sender)| (response, Some(sender)))
         };
-        self.note(home, &offered);
+        self.note(home, is_bare, &offered);
         let (response, sender) = offered?;
         let lease = Lease::new(sender, load);
         Ok(Sent { response, lease })
     }
 
-    /// What the answer, or the lack of one, says of its server. No connection was noted by whoever tried.
+    /// What the answer, or the lack of one, says of its server. No connection was noted by whoever tried. Unless the request is
+    /// bare, its body may have broken off, which is the client's fault.
     fn note<T>(
         &self,
         home: &Connections<B>,
+        is_bare: bool,
         offered: &Result<(Response<Incoming>, T), Unanswered<B>>,
     ) {
         let count_5xx = self.options().outlier.count_5xx;
         let is_failure = match offered {
             Ok((response, _)) => count_5xx && response.status().is_server_error(),
             Err(Unanswered::Sent(SendError::Handshake(_))) => true,
-            Err(Unanswered::Sent(_)) => count_5xx,
+            Err(Unanswered::Sent(_)) => count_5xx && is_bare,
             Err(Unanswered::Unsent(..) | Unanswered::GivenUp) => return,
         };
         if is_failure {

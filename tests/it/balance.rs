@@ -106,20 +106,32 @@ async fn a_server_that_takes_no_connection_is_ejected_and_comes_back() {
 
 #[tokio::test]
 async fn answers_eject_only_where_the_operator_says_so() {
-    for count_5xx in [false, true] {
-        for reply in [|| Reply::status(500), || Reply::Reset] {
-            let (well, ill) = (Upstream::start().await, Upstream::start().await);
-            let lines = format!(
-                "outlier = {{ failures = 2, eject_for = \"1h\", count_5xx = {count_5xx} }}"
-            );
-            let gateway = before(&[&well, &ill], &lines).start().await;
-            for _ in 0..10 {
-                ill.reply(reply());
-                gateway.post("/").body("x").await;
+    let failure: fn() -> Reply = || Reply::status(500);
+    let reset: fn() -> Reply = || Reply::Reset;
+    for (reply, body, count_5xx, is_ejected) in [
+        (failure, "", false, false),
+        (failure, "", true, true),
+        (failure, "x", true, true),
+        (reset, "", false, false),
+        (reset, "", true, true),
+        // Its client may have broken off.
+        (reset, "x", true, false),
+    ] {
+        let (well, ill) = (Upstream::start().await, Upstream::start().await);
+        let lines =
+            format!("outlier = {{ failures = 2, eject_for = \"1h\", count_5xx = {count_5xx} }}");
+        let gateway = before(&[&well, &ill], &lines).start().await;
+        for _ in 0..10 {
+            ill.reply(reply());
+            let request = gateway.post("/");
+            if body.is_empty() {
+                request.await;
+            } else {
+                request.body(body).await;
             }
-            let seen = if count_5xx { 2 } else { 5 };
-            assert_eq!((well.count(), ill.count()), (10 - seen, seen));
         }
+        let seen = if is_ejected { 2 } else { 5 };
+        assert_eq!((well.count(), ill.count()), (10 - seen, seen), "{lines}");
     }
 }
 
