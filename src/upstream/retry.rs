@@ -27,7 +27,7 @@ pub struct Retries {
 /// `upstreams[].retries.budget`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Of the requests of the last [`WINDOW_S`] seconds. Default 20.
+    /// Of the requests of the last 10 s. Default 20.
     pub percent: u32,
     /// So many a second in any case, of one worker. Default 3.
     pub min_per_second: u32,
