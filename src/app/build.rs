@@ -18,6 +18,7 @@ use crate::route::{Conflict, Entry, RouteTable};
 use crate::telemetry::access;
 use crate::telemetry::trace::Tracer;
 use crate::token::{Earlier, Rules};
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::{self, Upstream};
 
 /// An issuer as requests see it, beside the task that keeps its keys. `earlier`: the bounds that its older tokens are held to.
@@ -50,6 +51,7 @@ pub(super) fn plan(
     issuers: &[Arc<Issuer>],
     listeners: &[listener::Options],
     (access_log, tracer): (Option<access::Options>, Option<Arc<Tracer>>),
+    metrics: &Metrics,
     running: Option<&Plan>,
 ) -> Result<Plan, Conflict> {
     let by_name: HashMap<&IssuerName, &Arc<Issuer>> = issuers
@@ -124,7 +126,7 @@ pub(super) fn plan(
             .map(|options| {
                 let known = running.map_or(&[][..], |plan| &plan.upstreams);
                 let same = known.iter().find(|known| known.options == options);
-                same.map_or_else(|| Arc::new(Upstream::new(options)), Arc::clone)
+                same.map_or_else(|| Arc::new(Upstream::new(options, metrics)), Arc::clone)
             })
             .collect(),
         access_log,

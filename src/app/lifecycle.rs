@@ -16,6 +16,7 @@ use super::issuers::{Members, Starter};
 use super::pulse::{Pulses, Vitals};
 use super::report::Report;
 use super::traces::Traces;
+use super::upstreams::Upstreams;
 use super::work::{End, Post};
 use super::{build, denylist, work};
 use crate::authorize::{Bearer, Issuer, Tables};
@@ -50,6 +51,7 @@ pub struct Gateway {
     pub(super) revocations: Revocations,
     /// By which rules of the denylist are kept, and tokens of each time held.
     pub(super) bounds: Bounds,
+    pub(super) upstreams: Upstreams,
     pub(super) api: Option<Arc<Admin>>,
     pub(super) shutdown: Shutdown,
     draining: Arc<AtomicBool>,
@@ -171,6 +173,7 @@ impl Gateway {
             &issuers,
             &settings.listeners,
             (settings.telemetry.access_log, traces.tracer()),
+            &metrics,
             None,
         )
         .map_err(StartError::Routes)?;
@@ -212,10 +215,8 @@ impl Gateway {
                     draining: Arc::clone(&draining),
                     revocations: denylist.revocations.clone(),
                 };
-                let revocations = denylist.revocations.clone();
-                let (api, addresses) =
-                    start_admin(admin, revocations, &report, &issuers, &tasks, &control).await?;
-                (Some(api), Some(addresses))
+                let (api, places) = start_admin(admin, &report, &issuers, &tasks, &control).await?;
+                (Some(api), Some(places))
             }
         };
 
@@ -227,6 +228,7 @@ impl Gateway {
         let listeners = addresses.iter().map(ToString::to_string).zip(tls);
         let api_tls = admin.map(|admin| (admin.api.to_string(), admin_tls));
         watch_certificates(listeners.chain(api_tls), &shared, &tasks, &control);
+        let upstreams = Upstreams::start(settings.dns_servers, &shared, &tasks, &control);
         Ok(Self {
             addresses,
             admin,
@@ -237,6 +239,7 @@ impl Gateway {
             traces,
             revocations: denylist.revocations,
             bounds,
+            upstreams,
             api,
             shutdown: settings.shutdown,
             draining,
@@ -273,10 +276,14 @@ impl Gateway {
         self.admin.and_then(|admin| admin.probes)
     }
 
-    /// Returns when every issuer's keys have been tried, and the denylist was in sync once: when `/ready` says 200.
+    /// Returns when every issuer's keys and every name of a service have been tried, and the denylist was in sync once: when `/ready`
+    /// says 200.
     pub async fn ready(&self) {
         for member in self.members.load_full().iter() {
             member.issuer.keys.until_tried().await;
+        }
+        for upstream in &self.shared.plan.load_full().upstreams {
+            upstream.until_tried().await;
         }
         while !self.shared.tables.lease.has_begun() {
             tokio::time::sleep(LEASE_POLL).await;
@@ -416,7 +423,6 @@ fn watch_certificates(
 
 async fn start_admin(
     settings: settings::Admin,
-    revocations: Revocations,
     report: &Report,
     issuers: &[Arc<Issuer>],
     tasks: &TaskTracker,
@@ -442,6 +448,7 @@ async fn start_admin(
     let refusals = shared.metrics.admin_refusals.clone();
     let (views, clock) = (report.views(), shared.clock.clone());
     let tls = settings.tls.clone();
+    let revocations = report.revocations.clone();
     let admin = Admin::new(settings, revocations, views, clock, door, refusals);
     let admin = Arc::new(admin);
     tasks.spawn(serve(listener, tls, Arc::clone(&admin), control.clone()));

@@ -10,6 +10,7 @@ mod reload;
 mod report;
 mod tokens;
 mod traces;
+mod upstreams;
 mod watch;
 mod work;
 

@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::control::denylist::Bounds;
 use crate::denylist::{Fingerprinter, Lease, index};
 use crate::plan::Plan;
+use crate::telemetry::metrics::Metrics;
 use crate::token::TokenCache;
 
 /// Longest wait for keys. A person waits, and one fetch takes 5 s unless the file says otherwise.
@@ -52,6 +53,8 @@ impl Rehearsal {
             &issuers,
             &settings.listeners,
             (access_log, None),
+            // Nobody asks for them.
+            &Metrics::new(),
             None,
         )
         .map_err(StartError::Routes)?;

@@ -11,8 +11,11 @@ use super::issuers::Member;
 use super::lifecycle::{Gateway, StartError, door, note_good};
 use crate::config::{Faults, Outline, Settings};
 use crate::control::denylist::{Bounds, BoundsError, IssuerLife};
+use crate::plan::Plan;
+use crate::upstream::State;
 
-/// Longest wait for the keys of new issuers before the new configuration is in force, so that their first requests find them.
+/// Longest wait for the keys of new issuers, and the addresses of new services, before the new configuration is in force, so
+/// that their first requests find them.
 /// One fetch takes 5 s unless the file says otherwise; a dead provider must not hold up what the others need.
 const WARM_UP_MAX: Duration = Duration::from_secs(10);
 
@@ -70,13 +73,20 @@ impl Gateway {
             &next.issuers(),
             &settings.listeners,
             (settings.telemetry.access_log, next_traces.tracer()),
+            &self.shared.metrics,
             Some(&*self.shared.plan.load_full()),
         )
         .map_err(|conflict| vec![StartError::Routes(conflict)])?;
-        let tried = tokio::time::timeout(WARM_UP_MAX, next.until_tried()).await;
-        if tried.is_err() {
+        self.upstreams.prepare(&plan.upstreams);
+        let all_tried = async {
+            next.until_tried().await;
+            for upstream in &plan.upstreams {
+                upstream.until_tried().await;
+            }
+        };
+        if tokio::time::timeout(WARM_UP_MAX, all_tried).await.is_err() {
             warn!(
-                "the keys of new issuers are still on their way; until they are there, requests with their tokens get 503"
+                "keys of new issuers, or addresses of new services, are still on their way; until they are there, requests that need them get 503"
             );
         }
 
@@ -95,7 +105,9 @@ impl Gateway {
         warn_of_weaker(&outline, &self.outline);
         self.outline = outline;
         let upstreams = plan.upstreams.len();
-        self.shared.plan.store(Arc::new(plan));
+        let before = self.shared.plan.swap(Arc::new(plan));
+        self.upstreams.take_over(&self.shared.plan.load().upstreams);
+        self.forget_upstreams(&before);
         self.traces.take_over(next_traces);
         let gone = next.take_over(&self.members);
         self.forget(&gone);
@@ -132,6 +144,22 @@ impl Gateway {
             for result in ["ok", "failed"] {
                 let labels = [name, result];
                 let _ = metrics.key_set_refreshes.remove_label_values(&labels);
+            }
+        }
+    }
+
+    /// The states of servers whose upstream is gone.
+    fn forget_upstreams(&self, before: &Plan) {
+        let plan = self.shared.plan.load();
+        for gone in &before.upstreams {
+            let name = &gone.options.name;
+            if plan.upstreams.iter().all(|kept| kept.options.name != *name) {
+                for state in State::ALL {
+                    let labels = [name.as_str(), state.as_str()];
+                    let gauges = &self.shared.metrics.upstream_servers;
+                    // An error means that it was never asked for.
+                    let _ = gauges.remove_label_values(&labels);
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::control::denylist::{Revocations, measure};
 use crate::denylist::Kind;
 use crate::jwks::KeysState;
 use crate::proxy::Shared;
+use crate::upstream::{State, Upstream};
 
 /// What a report is made from.
 #[derive(Clone)]
@@ -51,8 +52,17 @@ impl Report {
             name: "not draining".into(),
             holds: !self.draining.load(Ordering::Relaxed),
         };
+        let plan = self.shared.plan.load();
+        let names = plan.upstreams.iter().map(|upstream| Condition {
+            name: format!("names of {} tried", upstream.options.name).into(),
+            holds: upstream.tried(),
+        });
         Readiness {
-            conditions: keys.chain(in_sync).chain([serving]).collect(),
+            conditions: keys
+                .chain(names)
+                .chain(in_sync)
+                .chain([serving])
+                .collect(),
         }
     }
 
@@ -102,6 +112,16 @@ impl Report {
         if let Some(fleet) = self.revocations.fleet() {
             measure(fleet, &tables.lease, &self.shared.clock, metrics.fleet());
         }
+        for upstream in &self.shared.plan.load().upstreams {
+            let (name, servers) = (upstream.options.name.as_str(), upstream.states());
+            for state in State::ALL {
+                let count = servers.iter().filter(|(_, held)| *held == state).count();
+                metrics
+                    .upstream_servers
+                    .with_label_values(&[name, state.as_str()])
+                    .set(gauge(count as u64));
+            }
+        }
         metrics.to_text()
     }
 
@@ -131,15 +151,33 @@ impl Report {
                 })
             })
             .collect();
+        let plan = self.shared.plan.load();
+        let upstreams: Vec<Value> = plan.upstreams.iter().map(|it| upstream(it)).collect();
         let tokens = &self.shared.tables.tokens;
         Map::from_iter([
             ("issuers".to_owned(), issuers.into()),
+            ("upstreams".to_owned(), upstreams.into()),
             (
                 "token_cache".to_owned(),
                 json!({"entries": tokens.entries(), "bytes": tokens.bytes()}),
             ),
         ])
     }
+}
+
+fn upstream(upstream: &Upstream) -> Value {
+    let servers: Vec<Value> = upstream
+        .states()
+        .into_iter()
+        .map(|(endpoint, state)| {
+            json!({
+                "server": endpoint.server.to_string(),
+                "address": endpoint.address.map(|address| address.ip()),
+                "state": state.as_str(),
+            })
+        })
+        .collect();
+    json!({"name": upstream.options.name.as_str(), "servers": servers})
 }
 
 fn gauge(number: u64) -> i64 {

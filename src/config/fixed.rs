@@ -8,11 +8,12 @@ use super::place::KeyPath;
 use super::validate::Check;
 
 /// The keys, by their path; everything below one of them is fixed too.
-const KEYS: [&[&str]; 9] = [
+const KEYS: [&[&str]; 10] = [
     &["workers"],
     &["jwks_cache"],
     &["token_cache"],
     &["listeners"],
+    &["dns"],
     &["denylist"],
     &["admin", "address"],
     &["admin", "probes_address"],

@@ -51,6 +51,7 @@ sections! {
         issuers: List<Issuer>,
         upstreams: List<Upstream>,
         routes: List<Route>,
+        dns: Dns,
         denylist: Denylist,
         admin: Admin,
         telemetry: Telemetry,
@@ -162,11 +163,50 @@ sections! {
     Upstream {
         name: String,
         servers: List<String>,
+        balance: String,
+        outlier: Outlier,
+        health: Health,
+        retries: Retries,
+        max_requests: u64,
+        max_connections: u64,
         http2: bool,
         connect_timeout: Span,
         idle_timeout: Span,
         max_idle: u64,
         tls: UpstreamTls,
+    }
+
+    /// `upstreams.outlier`
+    Outlier {
+        failures: u64,
+        eject_for: Span,
+        max_ejected: u64,
+        count_5xx: bool,
+    }
+
+    /// `upstreams.health`
+    Health {
+        path: String,
+        interval: Span,
+        timeout: Span,
+        healthy_after: u64,
+        unhealthy_after: u64,
+        status: String,
+    }
+
+    /// `upstreams.retries`
+    Retries {
+        attempts: u64,
+        methods: List<String>,
+        on: List<String>,
+        per_try_timeout: Span,
+        budget: RetryBudget,
+    }
+
+    /// `upstreams.retries.budget`
+    RetryBudget {
+        percent: u64,
+        min_per_second: u64,
     }
 
     /// `upstreams.tls` and `denylist.redis.tls`
@@ -221,6 +261,11 @@ sections! {
         credentials: bool,
         max_age: Span,
         pass_preflight: bool,
+    }
+
+    /// `[dns]`
+    Dns {
+        servers: List<String>,
     }
 
     /// `[denylist]`
@@ -337,10 +382,15 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("issuers[].secret", SecretTable::KEYS),
     ("issuers[].claims", ClaimNames::KEYS),
     ("upstreams[]", Upstream::KEYS),
+    ("upstreams[].outlier", Outlier::KEYS),
+    ("upstreams[].health", Health::KEYS),
+    ("upstreams[].retries", Retries::KEYS),
+    ("upstreams[].retries.budget", RetryBudget::KEYS),
     ("upstreams[].tls", UpstreamTls::KEYS),
     ("routes[]", Route::KEYS),
     ("routes[].token", Token::KEYS),
     ("routes[].cors", Cors::KEYS),
+    ("dns", Dns::KEYS),
     ("denylist", Denylist::KEYS),
     ("denylist.redis", Redis::KEYS),
     ("denylist.redis.secret", SecretTable::KEYS),
@@ -362,7 +412,6 @@ const SECTIONS: &[(&str, &[&str])] = &[
 const LATER: &[(&str, &[&str])] = &[
     ("", &["token_service"]),
     ("issuers[]", &["tls"]),
-    ("upstreams[]", &["balance", "health", "outlier", "retries"]),
     ("routes[]", &["rewrite"]),
 ];
 

@@ -42,6 +42,8 @@ pub struct Settings {
     pub token_cache_bytes: u64,
     /// Folder that keeps fetched key sets over a restart.
     pub jwks_cache: Option<PathBuf>,
+    /// Who resolves names of services. Empty: those of the system.
+    pub dns_servers: Vec<SocketAddr>,
     /// What is revoked.
     pub denylist: Denylist,
     /// None: no admin listener, so no metrics and no revocations.

@@ -3,5 +3,7 @@
 pub mod admin;
 pub mod certificates;
 pub mod denylist;
+pub mod health;
 pub mod jwks;
+pub mod names;
 pub mod traces;

@@ -558,7 +558,7 @@ mod tests {
 
     use super::*;
     use crate::base::deadline::Deadlines;
-    use crate::base::names::UpstreamName;
+    use crate::telemetry::metrics::Metrics;
     use crate::upstream::{Options, Pool, Sent, Server, Upstream};
 
     async fn in_chunks(mut stream: UnixStream) {
@@ -590,24 +590,18 @@ mod tests {
                 }
             }
         };
-        let options = Options {
-            name: UpstreamName::new("u"),
-            servers: vec![Server::Unix(path)],
-            http2: false,
-            connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_mins(1),
-            max_idle: 8,
-        };
+        let options = Options::of(Server::Unix(path));
         LocalSet::new()
             .run_until(async {
                 spawn_local(serving);
                 let deadlines = Deadlines::new();
-                let pool = Pool::new(Arc::new(Upstream::new(options)), deadlines.clone());
+                let upstream = Upstream::new(options, &Metrics::new());
+                let pool = Pool::new(Arc::new(upstream), deadlines.clone());
                 for _ in 0..3 {
                     let minute = Duration::from_mins(1);
                     let clock = Rc::new(Clock::new(deadlines.deadline(), minute, minute));
                     let request = Request::get("/").body(RequestBody::default()).unwrap();
-                    let Sent { response, lease } = pool.send(request).await.unwrap();
+                    let Sent { response, lease } = Box::pin(pool.send(request)).await.unwrap();
                     let service = Service {
                         body: response.into_body(),
                         lease: Some(lease),

@@ -34,6 +34,10 @@ pub enum Failure {
     BodyBroken,
     /// No connection to the service (502).
     UpstreamUnreachable,
+    /// No server of the service is healthy (503).
+    UpstreamUnhealthy,
+    /// The service has as much to do as it may (503).
+    UpstreamOverloaded,
     /// The service gave no valid answer (502).
     UpstreamFailed,
     /// The service did not answer in time (504).
@@ -61,6 +65,8 @@ impl Failure {
             Self::RequestTimeout => "request_timeout",
             Self::BodyBroken => "body_broken",
             Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamUnhealthy => "upstream_unhealthy",
+            Self::UpstreamOverloaded => "upstream_overloaded",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::RevokeInvalid => "revoke_invalid",
@@ -116,6 +122,14 @@ impl Failure {
             Self::UpstreamUnreachable => {
                 (StatusCode::BAD_GATEWAY, "The service cannot be reached.")
             }
+            Self::UpstreamUnhealthy => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The service is not available; try again.",
+            ),
+            Self::UpstreamOverloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The service has too much to do; try again.",
+            ),
             Self::UpstreamFailed => (StatusCode::BAD_GATEWAY, "The service gave no valid answer."),
             Self::RevokeInvalid => (
                 StatusCode::BAD_GATEWAY,
@@ -136,8 +150,10 @@ impl Failure {
             problem.allow = HeaderValue::try_from(list.join(", ")).ok();
         }
         problem.retry_after = match self {
-            Self::Overloaded => Some(OVERLOAD_RETRY_AFTER),
-            Self::UpstreamUnreachable | Self::RevokeFailed => Some(UPSTREAM_RETRY_AFTER),
+            Self::Overloaded | Self::UpstreamOverloaded => Some(OVERLOAD_RETRY_AFTER),
+            Self::UpstreamUnreachable | Self::UpstreamUnhealthy | Self::RevokeFailed => {
+                Some(UPSTREAM_RETRY_AFTER)
+            }
             Self::HeadAmbiguous
             | Self::HeadTooLarge
             | Self::HostInvalid
@@ -161,6 +177,8 @@ impl Failure {
         matches!(
             self,
             Self::UpstreamUnreachable
+                | Self::UpstreamUnhealthy
+                | Self::UpstreamOverloaded
                 | Self::UpstreamFailed
                 | Self::UpstreamTimeout
                 | Self::RevokeInvalid
@@ -195,6 +213,9 @@ impl From<&SendError> for Failure {
             SendError::Connect(_) | SendError::ConnectTimeout | SendError::Handshake(_) => {
                 Self::UpstreamUnreachable
             }
+            SendError::NoServer => Self::UpstreamUnhealthy,
+            SendError::Full => Self::UpstreamOverloaded,
+            SendError::TryTimeout => Self::UpstreamTimeout,
             SendError::NoAnswer(_) => Self::UpstreamFailed,
         }
     }

@@ -619,7 +619,7 @@ impl Exchange<'_> {
             self.record.busy.becomes_tunnel();
             upgrade::join(
                 client,
-                &mut response,
+                (&mut response, lease),
                 self.record,
                 admission.map(Admission::watch),
                 (self.worker.deadlines.clone(), idle_timeout),
@@ -832,7 +832,7 @@ mod tests {
     use crate::authorize::{Access, IssuerSet, Tables};
     use crate::base::clock::Clock;
     use crate::base::deadline::Deadlines;
-    use crate::base::names::{RouteName, UpstreamName};
+    use crate::base::names::RouteName;
     use crate::denylist::{Fingerprinter, Lease, index};
     use crate::identity::ProtectedNames;
     use crate::listener::{Address, ListenerMetrics, Options, bind};
@@ -878,21 +878,14 @@ mod tests {
             protection: 0,
             route: Arc::new(route),
         };
-        let options = upstream::Options {
-            name: UpstreamName::new("u"),
-            servers: vec![upstream::Server::Tcp {
-                host: "127.0.0.1".into(),
-                port,
-            }],
-            http2: false,
-            connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_mins(1),
-            max_idle: 8,
-        };
+        let options = upstream::Options::of(upstream::Server::Tcp {
+            host: "127.0.0.1".into(),
+            port,
+        });
         Plan {
             routes: RouteTable::build(&[entry]).unwrap(),
             protected: ProtectedNames::new([]),
-            upstreams: [Arc::new(upstream::Upstream::new(options))].into(),
+            upstreams: [Arc::new(upstream::Upstream::new(options, &Metrics::new()))].into(),
             access_log: None,
             tracer: None,
         }

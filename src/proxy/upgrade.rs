@@ -18,9 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answer::{Record, SILENT};
+use super::body::RequestBody;
 use super::streams::{Ended, Watch};
 use super::websocket::{CLOSE_AWAY, CLOSE_LATER, CLOSE_POLICY, Frames};
 use crate::base::deadline::{Deadline, Deadlines};
+use crate::upstream::Lease;
 
 /// Octets read at once from the service.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -32,7 +34,7 @@ const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// before it said 101: hyper hands those bytes over only now.
 pub(super) fn join(
     client: OnUpgrade,
-    response: &mut Response<Incoming>,
+    (response, lease): (&mut Response<Incoming>, Lease<RequestBody>),
     record: Record,
     watch: Option<Watch>,
     (deadlines, idle_timeout): (Deadlines, Duration),
@@ -53,7 +55,7 @@ pub(super) fn join(
             }
         }
         // The request has ended now, and not when its head was answered.
-        drop(record);
+        drop((record, lease));
     };
     spawn_local(tasks.track_future(tunnel));
 }

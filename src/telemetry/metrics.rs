@@ -40,6 +40,18 @@ pub struct Metrics {
     upstream_seconds: HistogramVec,
     /// Requests that a service did not answer, by upstream and reason.
     pub upstream_failures: IntCounterVec,
+    /// Servers of an upstream, by upstream and state.
+    pub upstream_servers: IntGaugeVec,
+    /// Servers that got no requests for a while, by upstream and server.
+    pub upstream_ejections: IntCounterVec,
+    /// Resolutions of servers' names, by upstream, server and result.
+    pub upstream_resolutions: IntCounterVec,
+    /// Health checks, by upstream, server and result.
+    pub upstream_health_checks: IntCounterVec,
+    /// Requests that were sent once more, or not for want of budget, by upstream and result.
+    pub upstream_retries: IntCounterVec,
+    /// Requests that an upstream had no place for, by upstream and limit.
+    pub upstream_refusals: IntCounterVec,
     /// Revocations that an answer asked for, by way and result.
     pub answer_revocations: IntCounterVec,
     /// Streams that were cut short, by reason.
@@ -157,6 +169,42 @@ impl Metrics {
                 "jotgate_upstream_failures_total",
                 "Requests that a service did not answer.",
                 &["upstream", "code"],
+            ),
+            upstream_servers: gauges(
+                &registry,
+                "jotgate_upstream_servers",
+                "Servers of an upstream.",
+                &["upstream", "state"],
+            ),
+            upstream_ejections: counters(
+                &registry,
+                "jotgate_upstream_ejections_total",
+                "Servers that get no requests for a while.",
+                &["upstream", "server"],
+            ),
+            upstream_resolutions: counters(
+                &registry,
+                "jotgate_upstream_resolutions_total",
+                "Resolutions of servers' names.",
+                &["upstream", "server", "result"],
+            ),
+            upstream_health_checks: counters(
+                &registry,
+                "jotgate_upstream_health_checks_total",
+                "Health checks.",
+                &["upstream", "server", "result"],
+            ),
+            upstream_retries: counters(
+                &registry,
+                "jotgate_upstream_retries_total",
+                "Requests that were sent once more, or not for want of budget.",
+                &["upstream", "result"],
+            ),
+            upstream_refusals: counters(
+                &registry,
+                "jotgate_upstream_refusals_total",
+                "Requests that an upstream had no place for.",
+                &["upstream", "limit"],
             ),
             answer_revocations: counters(
                 &registry,

@@ -11,6 +11,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::circuit::ConnectionPlace;
+
 /// The I/O of one connection to a service.
 #[derive(Debug)]
 pub(super) struct ServiceIo<S> {
@@ -18,6 +20,8 @@ pub(super) struct ServiceIo<S> {
     /// The service reads no more.
     deaf: bool,
     fault: TlsFault,
+    /// Given back when the socket is closed.
+    _place: ConnectionPlace,
 }
 
 /// Why TLS broke, where it did. What a server thinks of our certificate comes only after our side of the handshake (RFC 8446
@@ -34,11 +38,12 @@ impl TlsFault {
 }
 
 impl<S> ServiceIo<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S, place: ConnectionPlace) -> Self {
         Self {
             stream: TokioIo::new(stream),
             deaf: false,
             fault: TlsFault::default(),
+            _place: place,
         }
     }
 
@@ -141,7 +146,7 @@ mod tests {
             .await
             .unwrap();
         let (mut service, _) = listener.accept().await.unwrap();
-        let mut io = TokioIo::new(ServiceIo::new(stream));
+        let mut io = TokioIo::new(ServiceIo::new(stream, ConnectionPlace::uncounted()));
         io.write_all(b"unread").await.unwrap();
         service.readable().await.unwrap();
         service.write_all(b"no").await.unwrap();

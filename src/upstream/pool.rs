@@ -1,13 +1,15 @@
 //! The connections of one thread to the servers of one upstream.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use http::{Method, Request, Response};
+use fastrand::Rng;
+use http::Response;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -15,26 +17,45 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use super::balance::{Balance, Chooser};
+use super::circuit::{ConnectionPlace, RequestPlace};
 use super::connect::{self, SendError};
+use super::endpoint::Endpoint;
 use super::io::TlsFault;
-use super::options::{Options, Server};
+use super::options::Options;
+use super::retry::Spent;
+use super::roster::Roster;
+use super::send::Tried;
 use super::service::Upstream;
 use crate::base::deadline::Deadlines;
 
 /// The connections of one thread to one upstream. `B` is the body of requests; its default is empty.
 pub struct Pool<B> {
-    upstream: Arc<Upstream>,
-    servers: Box<[Rc<Connections<B>>]>,
-    next: Cell<usize>,
-    deadlines: Deadlines,
+    pub(super) upstream: Arc<Upstream>,
+    homes: RefCell<Homes<B>>,
+    chooser: Chooser,
+    pub(super) deadlines: Deadlines,
+    /// Requests and retries of this thread.
+    pub(super) spent: Spent,
+    /// Connections of this thread.
+    connections: Arc<AtomicUsize>,
 }
 
-struct Connections<B> {
-    server: Server,
+/// The connections to each server of a roster.
+struct Homes<B> {
+    roster: Arc<Roster>,
+    all: Rc<[Rc<Connections<B>>]>,
+}
+
+/// The connections to one server.
+pub(super) struct Connections<B> {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// Whether anybody asks for its load: what all threads count is fought over.
+    is_counted: bool,
     /// The most recently used is last.
     idle: RefCell<VecDeque<Idle<B>>>,
     idle_max: usize,
-    http2: RefCell<Http2<B>>,
+    pub(super) http2: RefCell<Http2<B>>,
 }
 
 struct Idle<B> {
@@ -42,7 +63,7 @@ struct Idle<B> {
     since: Instant,
 }
 
-enum Http2<B> {
+pub(super) enum Http2<B> {
     None,
     /// One connection is on its way, whoever waits for it.
     Connecting(watch::Receiver<Option<Connected<B>>>),
@@ -50,11 +71,12 @@ enum Http2<B> {
     Ready(http2::SendRequest<B>, TlsFault, Instant),
 }
 
-type Connected<B> = Result<(http2::SendRequest<B>, TlsFault), Unconnected>;
+pub(super) type Connected<B> = Result<(http2::SendRequest<B>, TlsFault), Unconnected>;
 
 /// Why there is no connection, for everybody who waited for it.
 #[derive(Clone, Copy, Debug)]
-enum Unconnected {
+pub(super) enum Unconnected {
+    Full,
     TimedOut,
     Connect(io::ErrorKind),
     Handshake(io::ErrorKind),
@@ -71,7 +93,14 @@ pub struct Sent<B> {
 
 /// A connection in use. Dropped before its body has ended, the connection is closed, and the service sees that nobody
 /// waits any more.
-pub struct Lease<B>(Option<(http1::SendRequest<B>, Weak<Connections<B>>)>);
+pub struct Lease<B> {
+    sender: Option<http1::SendRequest<B>>,
+    load: Load<B>,
+    place: Option<RequestPlace>,
+}
+
+/// A request under way at one server, counted until it is dropped.
+pub(super) struct Load<B>(Rc<Connections<B>>);
 
 impl<B> Pool<B>
 where
@@ -84,23 +113,15 @@ where
     #[must_use]
     pub fn new(upstream: Arc<Upstream>, deadlines: Deadlines) -> Self {
         let options = &upstream.options;
-        let servers = options
-            .servers
-            .iter()
-            .map(|server| {
-                Rc::new(Connections {
-                    server: server.clone(),
-                    idle: RefCell::default(),
-                    idle_max: options.max_idle,
-                    http2: RefCell::new(Http2::None),
-                })
-            })
-            .collect();
+        let homes = Homes::new(&upstream, &[]);
+        let chooser = Chooser::new(options.balance, Rng::new());
         Self {
             upstream,
-            servers,
-            next: Cell::new(0),
+            homes: RefCell::new(homes),
+            chooser,
             deadlines,
+            spent: Spent::new(),
+            connections: Arc::default(),
         }
     }
 
@@ -116,27 +137,14 @@ where
         &self.upstream
     }
 
-    /// Sends `request` over a kept or a new connection and waits for the head of the answer; the caller bounds the time.
-    ///
-    /// A request is sent again over another connection when nothing of it was sent, or once more, over a new one, when it
-    /// is safe, has no body, and a kept connection ended before any answer (RFC 9110 section 9.2.2, RFC 9112 section 9.3.1).
-    pub async fn send(&self, request: Request<B>) -> Result<Sent<B>, SendError> {
-        if self.options().http2 {
-            self.send_http2(request).await
-        } else {
-            self.send_http1(request).await
-        }
-    }
-
     /// Closes connections that were idle for too long.
     pub fn sweep(&self) {
         let idle_timeout = self.options().idle_timeout;
-        for server in &self.servers {
-            server
-                .idle
+        for home in self.homes().iter() {
+            home.idle
                 .borrow_mut()
                 .retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < idle_timeout);
-            let mut http2 = server.http2.borrow_mut();
+            let mut http2 = home.http2.borrow_mut();
             if let Http2::Ready(_, _, used) = &*http2
                 && used.elapsed() >= idle_timeout
             {
@@ -146,123 +154,61 @@ where
         }
     }
 
-    async fn send_http1(&self, mut request: Request<B>) -> Result<Sent<B>, SendError> {
-        let first = self.turn();
-        // Each kept connection may prove closed before one byte is sent; a new one settles it.
-        loop {
-            let Some((mut sender, home)) = self.kept(first) else {
-                break;
-            };
-            let again = is_repeatable(&request).then(|| copy(&request));
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(Sent::http1(response, sender, home)),
-                Err(mut fault) => {
-                    let unsent = fault.take_message();
-                    let error = fault.into_error();
-                    // Nonsense is an answer: only silence, or less than a head, lets us ask again.
-                    let silent = error.is_incomplete_message()
-                        || error.is_canceled()
-                        || error.is_closed()
-                        // Over TLS, for many services the end comes without a farewell.
-                        || io_kind(&error) == Some(io::ErrorKind::UnexpectedEof);
-                    match (unsent, again.filter(|_| silent)) {
-                        (Some(same), _) => request = same,
-                        (None, Some(same)) => {
-                            // A request that kills the server must not meet every kept connection in turn.
-                            request = same;
-                            break;
-                        }
-                        (None, None) => return Err(self.no_answer(home, error)),
-                    }
-                }
-            }
+    /// Its servers as they are now. Connections to one that is gone are closed when nobody uses them any more.
+    pub(super) fn homes(&self) -> Rc<[Rc<Connections<B>>]> {
+        let mut homes = self.homes.borrow_mut();
+        if !Arc::ptr_eq(&self.upstream.roster(), &homes.roster) {
+            *homes = Homes::new(&self.upstream, &homes.all);
         }
-        let (mut sender, home) = self.connect_http1(first).await?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| self.no_answer(home, error))?;
-        Ok(Sent::http1(response, sender, home))
+        Rc::clone(&homes.all)
     }
 
-    async fn send_http2(&self, mut request: Request<B>) -> Result<Sent<B>, SendError> {
-        let first = self.turn();
-        let mut last = SendError::ConnectTimeout;
-        for home in self.from(first) {
-            // A kept connection may be going away; the second round has a new one.
-            for _ in 0..2 {
-                let (mut sender, tls_fault) = match self.http2(home).await {
-                    Ok(connected) => connected,
-                    Err(error) => {
-                        last = error;
-                        break;
-                    }
-                };
-                match sender.try_send_request(request).await {
-                    Ok(response) => {
-                        return Ok(Sent {
-                            response,
-                            lease: Lease(None),
-                        });
-                    }
-                    Err(mut fault) => {
-                        let unsent = fault.take_message();
-                        let error = self.no_answer_http2(home, &tls_fault, fault.into_error());
-                        let Some(unsent) = unsent else {
-                            return Err(error);
-                        };
-                        request = unsent;
-                        *home.http2.borrow_mut() = Http2::None;
-                        last = error;
-                    }
-                }
-            }
+    /// One of `homes` that is not in `tried`, healthy, and not ejected if there is such a one: an ejection is a guess.
+    pub(super) fn choose(&self, homes: &[Rc<Connections<B>>], tried: &Tried) -> Option<usize> {
+        if tried.is_full() {
+            return None;
         }
-        Err(last)
+        let endpoint = |at: usize| &homes[at].endpoint;
+        let is_open = |at: usize| !tried.contains(at) && endpoint(at).is_healthy();
+        let load = |at: usize| endpoint(at).load();
+        // The hour is asked only where it matters.
+        if !homes.iter().any(|home| home.endpoint.was_ejected()) {
+            return self.chooser.choose(homes.len(), is_open, load);
+        }
+        let now_ms = self.upstream.now_ms();
+        let is_available = |at: usize| is_open(at) && !endpoint(at).is_ejected(now_ms);
+        self.chooser
+            .choose(homes.len(), is_available, load)
+            .or_else(|| self.chooser.choose(homes.len(), is_open, load))
     }
 
-    /// The servers in turn, beginning with `first`.
-    fn from(&self, first: usize) -> impl Iterator<Item = &Rc<Connections<B>>> {
-        self.servers
-            .iter()
-            .cycle()
-            .skip(first)
-            .take(self.servers.len())
-    }
-
-    fn turn(&self) -> usize {
-        let turn = self.next.get();
-        self.next.set((turn + 1) % self.servers.len());
-        turn
-    }
-
-    fn kept(&self, first: usize) -> Option<(http1::SendRequest<B>, &Rc<Connections<B>>)> {
-        self.from(first)
-            .take(1)
-            .find_map(|home| Some((home.take_idle()?, home)))
-    }
-
-    async fn connect_http1(
+    /// A new connection of HTTP/1.1.
+    pub(super) async fn connect_http1(
         &self,
-        first: usize,
-    ) -> Result<(http1::SendRequest<B>, &Rc<Connections<B>>), SendError> {
-        let mut last = SendError::ConnectTimeout;
-        for home in self.from(first) {
-            let connecting = Box::pin(connect::http1(&home.server));
-            match self.in_time(connecting).await {
-                Ok(sender) => return Ok((sender, home)),
-                Err(error) => {
-                    if let SendError::Handshake(fault) = &error {
-                        self.upstream.handshake_failed(&home.server, fault);
-                    }
-                    last = error;
-                }
+        home: &Connections<B>,
+    ) -> Result<http1::SendRequest<B>, SendError> {
+        let Ok(place) = ConnectionPlace::take(&self.upstream, &self.connections) else {
+            return Err(SendError::Full);
+        };
+        let connecting = Box::pin(connect::http1(&home.endpoint, place));
+        let connected = self
+            .deadlines
+            .within(self.options().connect_timeout, connecting)
+            .await
+            .unwrap_or(Err(SendError::ConnectTimeout));
+        if let Err(error) = &connected {
+            if !error.is_ours() {
+                self.upstream.note_failure(&home.endpoint);
+            }
+            if let SendError::Handshake(fault) = error {
+                self.upstream.handshake_failed(&home.endpoint.server, fault);
             }
         }
-        Err(last)
+        connected
     }
 
-    async fn http2(
+    /// The one connection of HTTP/2, which may have to be made.
+    pub(super) async fn http2(
         &self,
         home: &Rc<Connections<B>>,
     ) -> Result<(http2::SendRequest<B>, TlsFault), SendError> {
@@ -281,6 +227,7 @@ where
             Err(_) => Err(Unconnected::Connect(io::ErrorKind::Interrupted)),
         };
         connected.map_err(|reason| match reason {
+            Unconnected::Full => SendError::Full,
             Unconnected::TimedOut => SendError::ConnectTimeout,
             Unconnected::Connect(kind) => SendError::Connect(kind.into()),
             Unconnected::Handshake(kind) => SendError::Handshake(kind.into()),
@@ -289,24 +236,43 @@ where
 
     /// Connects in a task of its own, because the request that asked for it may go away while others wait too.
     fn start_http2(&self, home: &Rc<Connections<B>>) -> watch::Receiver<Option<Connected<B>>> {
+        let Ok(place) = ConnectionPlace::take(&self.upstream, &self.connections) else {
+            return watch::channel(Some(Err(Unconnected::Full))).1;
+        };
         let (done, waiting) = watch::channel(None);
         *home.http2.borrow_mut() = Http2::Connecting(waiting.clone());
         let (home, upstream) = (Rc::clone(home), Arc::clone(&self.upstream));
         let deadlines = self.deadlines.clone();
         spawn_local(async move {
             let span = upstream.options.connect_timeout;
-            let connecting = Box::pin(connect::http2(&home.server));
-            let connected = match deadlines.within(span, connecting).await {
+            let connecting = Box::pin(connect::http2(&home.endpoint, place));
+            let outcome = deadlines.within(span, connecting).await;
+            let is_to_blame = match &outcome {
+                Ok(Ok(_)) => false,
+                Ok(Err(error)) => !error.is_ours(),
+                Err(_) => true,
+            };
+            if is_to_blame {
+                upstream.note_failure(&home.endpoint);
+            }
+            let connected = match outcome {
                 Ok(Ok(connected)) => Ok(connected),
                 Ok(Err(SendError::Connect(error))) => Err(Unconnected::Connect(error.kind())),
                 Ok(Err(SendError::Handshake(error))) => {
-                    upstream.handshake_failed(&home.server, &error);
+                    upstream.handshake_failed(&home.endpoint.server, &error);
                     Err(Unconnected::Handshake(error.kind()))
                 }
                 Ok(Err(SendError::NoAnswer(_))) => {
                     Err(Unconnected::Connect(io::ErrorKind::ConnectionReset))
                 }
-                Ok(Err(SendError::ConnectTimeout)) | Err(_) => Err(Unconnected::TimedOut),
+                // Connecting says nothing else.
+                Ok(Err(
+                    SendError::ConnectTimeout
+                    | SendError::Full
+                    | SendError::NoServer
+                    | SendError::TryTimeout,
+                ))
+                | Err(_) => Err(Unconnected::TimedOut),
             };
             *home.http2.borrow_mut() = match &connected {
                 Ok((sender, tls_fault)) => {
@@ -318,45 +284,37 @@ where
         });
         waiting
     }
+}
 
-    /// TLS that broke before an answer came is no fault of the service's HTTP: see [`TlsFault`].
-    fn no_answer(&self, home: &Connections<B>, error: hyper::Error) -> SendError {
-        if !home.server.is_tls() || io_kind(&error) != Some(io::ErrorKind::InvalidData) {
-            return SendError::NoAnswer(error);
-        }
-        self.upstream.handshake_failed(&home.server, &error);
-        SendError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error))
-    }
-
-    fn no_answer_http2(
-        &self,
-        home: &Connections<B>,
-        tls_fault: &TlsFault,
-        error: hyper::Error,
-    ) -> SendError {
-        match tls_fault.error().filter(|_| home.server.is_tls()) {
-            Some(fault) => {
-                self.upstream.handshake_failed(&home.server, &fault);
-                SendError::Handshake(fault)
-            }
-            None => SendError::NoAnswer(error),
-        }
-    }
-
-    async fn in_time<T>(
-        &self,
-        connecting: impl Future<Output = Result<T, SendError>>,
-    ) -> Result<T, SendError> {
-        self.deadlines
-            .within(self.options().connect_timeout, connecting)
-            .await
-            .unwrap_or(Err(SendError::ConnectTimeout))
+impl<B> Homes<B> {
+    /// A server that was there before keeps its connections.
+    fn new(upstream: &Upstream, before: &[Rc<Connections<B>>]) -> Self {
+        let roster = Arc::clone(&upstream.roster());
+        let options = &upstream.options;
+        let is_counted = options.balance == Balance::LeastRequests && upstream.may_be_many();
+        let home = |endpoint: &Arc<Endpoint>| {
+            let same = |home: &&Rc<Connections<B>>| Arc::ptr_eq(&home.endpoint, endpoint);
+            before.iter().find(same).map_or_else(
+                || {
+                    Rc::new(Connections {
+                        endpoint: Arc::clone(endpoint),
+                        is_counted,
+                        idle: RefCell::default(),
+                        idle_max: options.max_idle,
+                        http2: RefCell::new(Http2::None),
+                    })
+                },
+                Rc::clone,
+            )
+        };
+        let all = roster.0.iter().map(home).collect();
+        Self { roster, all }
     }
 }
 
 impl<B> Connections<B> {
     /// The most recently used connection that can be used: it is the least likely to be closed by the server.
-    fn take_idle(&self) -> Option<http1::SendRequest<B>> {
+    pub(super) fn take_idle(&self) -> Option<http1::SendRequest<B>> {
         let mut idle = self.idle.borrow_mut();
         for at in (0..idle.len()).rev() {
             if idle[at].sender.is_ready() {
@@ -385,73 +343,62 @@ impl<B> Connections<B> {
     }
 }
 
-impl<B> Sent<B> {
-    fn http1(
-        response: Response<Incoming>,
-        sender: http1::SendRequest<B>,
-        home: &Rc<Connections<B>>,
-    ) -> Self {
-        Self {
-            response,
-            lease: Lease(Some((sender, Rc::downgrade(home)))),
+impl<B> Load<B> {
+    pub(super) fn new(home: &Rc<Connections<B>>) -> Self {
+        if home.is_counted {
+            home.endpoint.begin();
+        }
+        Self(Rc::clone(home))
+    }
+}
+
+impl<B> Drop for Load<B> {
+    fn drop(&mut self) {
+        if self.0.is_counted {
+            self.0.endpoint.end();
         }
     }
 }
 
 impl<B: 'static> Lease<B> {
+    /// `sender`: of HTTP/1.1. A connection of HTTP/2 is shared, and stays where it is.
+    pub(super) const fn new(sender: Option<http1::SendRequest<B>>, load: Load<B>) -> Self {
+        Self {
+            sender,
+            load,
+            place: None,
+        }
+    }
+
+    /// Gives `place` back with the connection.
+    pub(super) fn hold(&mut self, place: RequestPlace) {
+        self.place = Some(place);
+    }
+
     /// The answer's body has ended: the connection may be used again, as soon as the request's body has ended too.
-    pub fn release(mut self) {
-        let Some((mut sender, home)) = self.0.take() else {
+    pub fn release(self) {
+        let Self {
+            sender,
+            load,
+            place,
+        } = self;
+        let Some(mut sender) = sender.filter(|sender| !sender.is_closed()) else {
             return;
         };
-        if sender.is_closed() {
-            return;
-        }
         if sender.is_ready() {
-            if let Some(home) = home.upgrade() {
-                home.keep(sender);
-            }
+            load.0.keep(sender);
             return;
         }
         spawn_local(async move {
             if std::future::poll_fn(|cx| sender.poll_ready(cx))
                 .await
                 .is_ok()
-                && let Some(home) = home.upgrade()
             {
-                home.keep(sender);
+                load.0.keep(sender);
             }
+            drop(place);
         });
     }
-}
-
-/// Of the connection beneath, if it was that which failed.
-fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
-    let mut beneath = std::error::Error::source(error);
-    while let Some(cause) = beneath {
-        if let Some(error) = cause.downcast_ref::<io::Error>() {
-            return Some(error.kind());
-        }
-        beneath = cause.source();
-    }
-    None
-}
-
-/// Safe, so that asking twice does no more than asking once, and without a body that is half sent.
-fn is_repeatable<B: Body>(request: &Request<B>) -> bool {
-    matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    ) && request.body().is_end_stream()
-}
-
-fn copy<B: Default>(request: &Request<B>) -> Request<B> {
-    let mut same = Request::new(B::default());
-    *same.method_mut() = request.method().clone();
-    *same.uri_mut() = request.uri().clone();
-    *same.version_mut() = request.version();
-    *same.headers_mut() = request.headers().clone();
-    same
 }
 
 impl<B> fmt::Debug for Pool<B> {
@@ -464,16 +411,20 @@ impl<B> fmt::Debug for Pool<B> {
 
 impl<B> fmt::Debug for Lease<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lease").field(&self.0.is_some()).finish()
+        f.debug_struct("Lease")
+            .field("server", &self.load.0.endpoint.server)
+            .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::path::Path;
     use std::time::Duration;
 
     use bytes::Bytes;
+    use http::Request;
     use http_body_util::{BodyExt as _, Empty};
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
@@ -481,25 +432,62 @@ mod tests {
     use tokio::net::{UnixListener, UnixStream};
     use tokio::task::LocalSet;
 
+    use super::super::options::Server;
     use super::*;
-    use crate::base::names::UpstreamName;
+    use crate::telemetry::metrics::Metrics;
 
     fn pool(path: &Path, http2: bool) -> Pool<Empty<Bytes>> {
         let options = Options {
-            name: UpstreamName::new("u"),
-            servers: vec![Server::Unix(path.to_owned())],
             http2,
-            connect_timeout: Duration::from_secs(5),
-            idle_timeout: Duration::from_mins(1),
-            max_idle: 8,
+            ..Options::of(Server::Unix(path.to_owned()))
         };
-        Pool::new(Arc::new(Upstream::new(options)), Deadlines::new())
+        let upstream = Upstream::new(options, &Metrics::new());
+        Pool::new(Arc::new(upstream), Deadlines::new())
     }
 
     fn get(path: &str) -> Request<Empty<Bytes>> {
         Request::get(format!("http://service{path}"))
             .body(Empty::new())
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_ejected_server_is_better_than_none_and_an_unhealthy_one_is_not() {
+        let server = |n: usize| Server::Unix(format!("/{n}").into());
+        let options = Options {
+            servers: vec![server(0), server(1)],
+            ..Options::of(server(0))
+        };
+        let upstream = Arc::new(Upstream::new(options, &Metrics::new()));
+        let pool = Pool::<Empty<Bytes>>::new(Arc::clone(&upstream), Deadlines::new());
+        let choose = || pool.choose(&pool.homes(), &Tried::default());
+        let endpoints = upstream.endpoints();
+        (0..5).for_each(|_| upstream.note_failure(&endpoints[0]));
+        assert_eq!([(); 4].map(|()| choose()), [Some(1); 4]);
+        endpoints[1].set_healthy(false);
+        assert_eq!(choose(), Some(0), "ejected");
+        endpoints[0].set_healthy(false);
+        assert_eq!(choose(), None);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_offered_to_so_many_servers_at_most() {
+        let server = |n: usize| Server::Unix(format!("/{n}").into());
+        let options = Options {
+            servers: (0..20).map(server).collect(),
+            ..Options::of(server(0))
+        };
+        let upstream = Arc::new(Upstream::new(options, &Metrics::new()));
+        let pool = Pool::<Empty<Bytes>>::new(upstream, Deadlines::new());
+        let mut tried = Tried::default();
+        let mut offers = vec![];
+        while let Some(at) = pool.choose(&pool.homes(), &tried) {
+            tried.push(at);
+            offers.push(at);
+        }
+        offers.sort_unstable();
+        offers.dedup();
+        assert_eq!(offers.len(), 8, "each another one");
     }
 
     #[tokio::test]
@@ -553,7 +541,8 @@ mod tests {
                 let send = spawn_local({
                     let request = get("/");
                     async move {
-                        let Sent { response, lease } = pool.send(request).await.unwrap();
+                        let sent = Box::pin(pool.send(request)).await;
+                        let Sent { response, lease } = sent.unwrap();
                         response.into_body().collect().await.unwrap();
                         lease.release();
                         pool
@@ -569,7 +558,7 @@ mod tests {
                 for (seconds, is_open) in [(59, true), (1, false)] {
                     tokio::time::advance(Duration::from_secs(seconds)).await;
                     pool.sweep();
-                    assert_eq!(pool.servers[0].idle.borrow().len(), usize::from(is_open));
+                    assert_eq!(pool.homes()[0].idle.borrow().len(), usize::from(is_open));
                 }
                 assert_eq!(end.as_mut().await.unwrap(), 0, "the service sees it");
             })
@@ -604,7 +593,7 @@ mod tests {
                 let pool = Rc::new(pool(&path, true));
                 let slow = spawn_local({
                     let pool = Rc::clone(&pool);
-                    async move { pool.send(get("/slow")).await }
+                    async move { Box::pin(pool.send(get("/slow"))).await }
                 });
                 tokio::time::sleep(Duration::from_secs(30)).await;
                 let quick = Box::pin(pool.send(get("/quick"))).await.unwrap();
@@ -612,7 +601,7 @@ mod tests {
                 for (seconds, is_open) in [(59, true), (1, false)] {
                     tokio::time::sleep(Duration::from_secs(seconds)).await;
                     pool.sweep();
-                    let is_ready = matches!(&*pool.servers[0].http2.borrow(), Http2::Ready(..));
+                    let is_ready = matches!(&*pool.homes()[0].http2.borrow(), Http2::Ready(..));
                     assert_eq!(is_ready, is_open);
                 }
                 assert!(!serving.is_finished(), "a request still runs on it");
@@ -697,7 +686,7 @@ mod tests {
                     lease.release();
                 }
                 tokio::task::yield_now().await;
-                let home = &pool.servers[0];
+                let home = &pool.homes()[0];
                 assert_eq!(home.idle.borrow().len(), 4, "all four are kept");
                 assert!(Box::pin(pool.send(get("/die"))).await.is_err());
                 assert_eq!(deaths.get(), 2);

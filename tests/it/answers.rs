@@ -592,4 +592,7 @@ async fn the_status_is_what_the_description_says() {
     assert_eq!(names(&status["issuers"][0]), names(issuer));
     let cache = &described["token_cache"]["properties"];
     assert_eq!(names(&status["token_cache"]), names(cache));
+    let server = json!({"server": upstream.url(), "address": null, "state": "available"});
+    let upstreams = json!([{"name": upstream.url(), "servers": [server]}]);
+    assert_eq!(status["upstreams"], upstreams);
 }

@@ -17,6 +17,7 @@ mod telemetry;
 #[cfg(test)]
 pub(super) mod testing;
 mod tls;
+mod upstream_care;
 mod upstream_tls;
 mod upstreams;
 mod url;
@@ -42,6 +43,7 @@ pub(super) fn settings(root: &Root, check: &mut Check<'_>) -> Settings {
         routes,
         token_cache_bytes: process.token_cache_bytes,
         jwks_cache: process.jwks_cache,
+        dns_servers: process.dns_servers,
         denylist: process.denylist,
         admin,
         telemetry: telemetry::telemetry(root.telemetry.as_ref(), check),

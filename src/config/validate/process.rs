@@ -1,5 +1,6 @@
-//! The keys about the process as a whole: `workers`, `token_cache`, `jwks_cache`, `denylist` and `shutdown`.
+//! The keys about the process as a whole: `workers`, `token_cache`, `jwks_cache`, `dns`, `denylist` and `shutdown`.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,12 +26,16 @@ const DENYLIST: u32 = 1_000_000;
 /// Most rules that a denylist may be told to hold: 31 bytes each.
 const DENYLIST_MAX: u32 = 100_000_000;
 
+/// RFC 1035 section 4.2.
+const DNS_PORT: u16 = 53;
+
 /// What the sections of this file say.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) workers: NonZeroUsize,
     pub(super) token_cache_bytes: u64,
     pub(super) jwks_cache: Option<PathBuf>,
+    pub(super) dns_servers: Vec<SocketAddr>,
     pub(super) denylist: Denylist,
     pub(super) shutdown: Shutdown,
 }
@@ -76,6 +81,7 @@ pub(super) fn process(raw: &raw::Root, check: &mut Check<'_>) -> Process {
         workers,
         token_cache_bytes,
         jwks_cache,
+        dns_servers: dns_servers(raw.dns.as_ref(), check),
         denylist: Denylist {
             path,
             max_entries: usize::try_from(max_entries).unwrap_or(usize::MAX),
@@ -84,6 +90,29 @@ pub(super) fn process(raw: &raw::Root, check: &mut Check<'_>) -> Process {
         },
         shutdown: shutdown(raw.shutdown.as_ref(), check),
     }
+}
+
+fn dns_servers(raw: Option<&raw::Dns>, check: &mut Check<'_>) -> Vec<SocketAddr> {
+    let at = KeyPath::default().key("dns").key("servers");
+    let listed = raw.and_then(|raw| raw.servers.as_ref());
+    if listed.is_some_and(raw::List::is_empty) {
+        check.fault(
+            &at,
+            "is empty; write addresses, or leave it out for the system's",
+        );
+    }
+    let listed = listed.into_iter().flat_map(raw::List::iter);
+    let servers = listed.filter_map(|(n, text)| check.parsed(&at.index(n), text, dns_server));
+    servers.collect()
+}
+
+/// An address, with a port or without.
+fn dns_server(text: &str) -> Result<SocketAddr, &'static str> {
+    let whole = text.parse().ok();
+    let bare = || text.parse().ok().map(|ip| SocketAddr::new(ip, DNS_PORT));
+    whole
+        .or_else(bare)
+        .ok_or("is no address; write one such as \"10.0.0.53\" or \"127.0.0.1:8600\"")
 }
 
 fn shutdown(raw: Option<&raw::Shutdown>, check: &mut Check<'_>) -> Shutdown {
@@ -143,6 +172,21 @@ mod tests {
 
     fn top(lines: &str) -> String {
         format!("{lines}\n{BASE}")
+    }
+
+    #[test]
+    fn dns_servers_are_addresses() {
+        let file = |servers: &str| format!("{BASE}[dns]\nservers = {servers}\n");
+        let servers = r#"["10.0.0.53", "127.0.0.1:8600", "::1", "[::1]:54"]"#;
+        let expected = ["10.0.0.53:53", "127.0.0.1:8600", "[::1]:53", "[::1]:54"];
+        let expected = expected.map(|address| address.parse().unwrap());
+        assert_eq!(good(&file(servers)).dns_servers, expected);
+        assert_eq!(good(BASE).dns_servers, []);
+        check(&file("[]"), "dns.servers", "is empty");
+        for wrong in ["dns.example.com", "10.0.0.1:", ""] {
+            let servers = format!("[\"{wrong}\"]");
+            check(&file(&servers), "dns.servers[0]", "is no address");
+        }
     }
 
     #[test]

@@ -7,12 +7,13 @@ use http::uri::Scheme;
 
 use super::check::{Check, Unique};
 use super::listeners::socket;
+use super::upstream_care as care;
 use super::upstream_tls::{SystemRoots, Trust};
 use super::url;
 use crate::base::names::UpstreamName;
 use crate::config::place::KeyPath;
 use crate::config::raw;
-use crate::upstream::{Options, Server};
+use crate::upstream::{Balance, Options, Server};
 
 /// Default time for a connection to stand. A service in the same network answers in milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,6 +23,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Default number of idle connections that one worker keeps for one server.
 const MAX_IDLE: u32 = 128;
+
+/// Default way to balance, as in HAProxy, Envoy and nginx.
+const BALANCE: Balance = Balance::RoundRobin;
 
 /// The upstreams so far.
 #[derive(Debug)]
@@ -118,14 +122,60 @@ fn options(
         least..=day,
     );
     let max_idle = check.number(&at.key("max_idle"), raw.max_idle, MAX_IDLE, 0..=65_536);
+    let balance = match raw.balance.as_deref() {
+        None => BALANCE,
+        Some(text) => check
+            .parsed(&at.key("balance"), text, balance)
+            .unwrap_or(BALANCE),
+    };
+    let outlier = care::outlier(raw.outlier.as_ref(), &at.key("outlier"), check);
+    let (health, retries) = (raw.health.as_ref(), raw.retries.as_ref());
     Some(Options {
-        name: UpstreamName::new(name?),
-        servers,
+        balance,
+        outlier,
+        health: health.and_then(|raw| care::health(raw, &at.key("health"), check)),
+        retries: retries.map(|raw| care::retries(raw, &at.key("retries"), check)),
+        max_requests: limit(&at.key("max_requests"), raw.max_requests, check),
+        max_connections: limit(&at.key("max_connections"), raw.max_connections, check),
         http2,
         connect_timeout,
         idle_timeout,
         max_idle: usize::try_from(max_idle).unwrap_or(usize::MAX),
+        ..plain(UpstreamName::new(name?), servers)
     })
+}
+
+/// Servers of which nothing else is said.
+fn plain(name: UpstreamName, servers: Vec<Server>) -> Options {
+    Options {
+        name,
+        servers,
+        balance: BALANCE,
+        outlier: care::OUTLIER,
+        health: None,
+        retries: None,
+        max_requests: None,
+        max_connections: None,
+        http2: false,
+        connect_timeout: CONNECT_TIMEOUT,
+        idle_timeout: IDLE_TIMEOUT,
+        max_idle: usize::try_from(MAX_IDLE).unwrap_or(usize::MAX),
+    }
+}
+
+/// Most of something; no bound where nothing is said.
+fn limit(at: &KeyPath, raw: Option<u64>, check: &mut Check<'_>) -> Option<usize> {
+    raw?;
+    let max = check.number(at, raw, 1, 1..=1_000_000);
+    usize::try_from(max).ok()
+}
+
+fn balance(text: &str) -> Result<Balance, &'static str> {
+    match text {
+        "round_robin" => Ok(Balance::RoundRobin),
+        "least_requests" => Ok(Balance::LeastRequests),
+        _ => Err("is no way to balance; write \"round_robin\" or \"least_requests\""),
+    }
 }
 
 /// Whether a route's `upstream` is a server itself, not a name.
@@ -249,14 +299,7 @@ impl Upstreams {
         );
         let server = servers.pop()?;
         let name = UpstreamName::new(text);
-        self.made.push(Options {
-            name: name.clone(),
-            servers: vec![server],
-            http2: false,
-            connect_timeout: CONNECT_TIMEOUT,
-            idle_timeout: IDLE_TIMEOUT,
-            max_idle: usize::try_from(MAX_IDLE).unwrap_or(usize::MAX),
-        });
+        self.made.push(plain(name.clone(), vec![server]));
         Some(name)
     }
 
@@ -340,6 +383,23 @@ mod tests {
     }
 
     #[test]
+    fn balance_is_one_of_two() {
+        for (line, expected) in [
+            ("", Balance::RoundRobin),
+            ("balance = \"round_robin\"", Balance::RoundRobin),
+            ("balance = \"least_requests\"", Balance::LeastRequests),
+        ] {
+            let text = format!("name = \"orders\"\nservers = [\"http://a\"]\n{line}");
+            assert_eq!(good(&upstream(&text)).upstreams[0].balance, expected);
+        }
+        check(
+            &upstream("name = \"orders\"\nservers = [\"http://a\"]\nbalance = \"random\""),
+            "upstreams[0].balance",
+            "\"random\" is no way to balance; write \"round_robin\"",
+        );
+    }
+
+    #[test]
     fn an_upstream_has_a_name_and_servers() {
         check(
             &upstream("name = \"orders\""),
@@ -374,6 +434,8 @@ mod tests {
             ("connect_timeout = \"0s\"", "connect_timeout"),
             ("idle_timeout = \"0s\"", "idle_timeout"),
             ("max_idle = 65537", "max_idle"),
+            ("max_requests = 0", "max_requests"),
+            ("max_connections = 0", "max_connections"),
         ] {
             check(
                 &upstream(&format!(

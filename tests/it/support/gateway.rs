@@ -77,6 +77,15 @@ impl Setup {
         }
     }
 
+    /// A public route to these servers, with lines of their `[[upstreams]]`, whose name is `service`.
+    pub(crate) fn balanced(servers: &[String], lines: &str) -> Self {
+        Self::bare("service")
+            .catch_all("auth = \"public\"")
+            .section(format!(
+                "[[upstreams]]\nname = \"service\"\nservers = {servers:?}\n{lines}"
+            ))
+    }
+
     /// One more issuer. The lines that [`Self::issuer`] adds belong to the last one.
     pub(crate) fn and_issuer(mut self, name: &str, url: &str) -> Self {
         self.issuers.push(IssuerText {

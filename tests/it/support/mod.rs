@@ -5,6 +5,7 @@ pub(crate) mod certs;
 pub(crate) mod client;
 pub(crate) mod collector;
 pub(crate) mod cut;
+pub(crate) mod dns;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod issuer;

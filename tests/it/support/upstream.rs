@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{HandshakeKind, ServerConfig};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -23,8 +24,12 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_util::io::InspectReader;
+use tokio_util::sync::CancellationToken;
 
 use super::eventually;
+
+/// What health checks ask for.
+pub(crate) const CHECK: &str = "/jotgate-check";
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -187,6 +192,11 @@ struct State {
     wires: Mutex<Vec<Vec<u8>>>,
     /// The TLS handshakes that came to their end.
     handshakes: Mutex<Vec<Handshake>>,
+    /// The status of answers to health checks: 200 if it is 0, none at all if it is 1.
+    health: AtomicU16,
+    checks: AtomicUsize,
+    /// It was killed.
+    dead: CancellationToken,
 }
 
 /// A TLS handshake as the service saw it.
@@ -201,7 +211,10 @@ pub(crate) struct Handshake {
 
 impl Upstream {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::on(TcpListener::bind("127.0.0.1:0").await.expect("a port"))
+    }
+
+    pub(crate) fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().expect("an address");
         let state = Arc::<State>::default();
         tokio::spawn(accept(listener, None, Arc::clone(&state)));
@@ -222,6 +235,21 @@ impl Upstream {
     pub(crate) fn handshakes(&self) -> Vec<Handshake> {
         let handshakes = self.state.handshakes.lock().expect("no holder panics");
         handshakes.clone()
+    }
+
+    /// Health checks get this status from now on; 1: no answer.
+    pub(crate) fn answer_checks(&self, status: u16) {
+        self.state.health.store(status, Ordering::SeqCst);
+    }
+
+    /// How many health checks came. They are no requests, and are counted nowhere else.
+    pub(crate) fn checks(&self) -> usize {
+        self.state.checks.load(Ordering::SeqCst)
+    }
+
+    /// It closes its port and every connection at once.
+    pub(crate) fn kill(&self) {
+        self.state.dead.cancel();
     }
 
     pub(crate) fn url(&self) -> String {
@@ -292,19 +320,23 @@ impl Upstream {
 }
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    let dead = state.dead.clone();
+    while let Some(Ok((stream, _))) = dead.run_until_cancelled(listener.accept()).await {
         state.connections.fetch_add(1, Ordering::SeqCst);
         let (state, tls) = (Arc::clone(&state), tls.clone());
         tokio::spawn(async move {
             state.open.fetch_add(1, Ordering::SeqCst);
             stream.set_nodelay(true).expect("TCP_NODELAY");
-            match tls {
-                None => {
-                    let is_h2 = begins_with_preface(&stream).await;
-                    serve(stream, is_h2, &state).await;
+            let serving = async {
+                match tls {
+                    None => {
+                        let is_h2 = begins_with_preface(&stream).await;
+                        serve(stream, is_h2, &state).await;
+                    }
+                    Some(tls) => serve_tls(stream, &tls, &state).await,
                 }
-                Some(tls) => serve_tls(stream, &tls, &state).await,
-            }
+            };
+            state.dead.run_until_cancelled(serving).await;
             state.open.fetch_sub(1, Ordering::SeqCst);
         });
     }
@@ -385,6 +417,14 @@ async fn begins_with_preface(stream: &TcpStream) -> bool {
 
 impl State {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Body>, Closed> {
+        if request.uri().path() == CHECK {
+            self.checks.fetch_add(1, Ordering::SeqCst);
+            return match self.health.load(Ordering::SeqCst) {
+                0 => Ok(answer(200, &[], empty())),
+                1 => std::future::pending().await,
+                status => Ok(answer(status, &[], empty())),
+            };
+        }
         let number = {
             let mut seen = self.seen.lock().expect("no holder panics");
             seen.push(Seen {
@@ -583,6 +623,29 @@ impl RawUpstream {
     /// Every head that came, as text.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().expect("no holder panics").clone()
+    }
+}
+
+/// A port that refuses every connection, until a service starts on it.
+pub(crate) struct Refusing(Socket);
+
+impl Refusing {
+    pub(crate) fn start() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a port");
+        Self(socket)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let address = self.0.local_addr().expect("an address");
+        format!("http://{}", address.as_socket().expect("one of IPv4"))
+    }
+
+    pub(crate) fn revive(self) -> Upstream {
+        self.0.listen(1024).expect("a listener");
+        self.0.set_nonblocking(true).expect("O_NONBLOCK");
+        Upstream::on(TcpListener::from_std(self.0.into()).expect("a listener"))
     }
 }
 

@@ -1,0 +1,342 @@
+//! One request on its way through the servers, until one of them answers.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+
+use super::circuit::RequestPlace;
+use super::connect::SendError;
+use super::io::TlsFault;
+use super::pool::{Connections, Http2, Lease, Load, Pool, Sent};
+use super::retry::Retries;
+use crate::base::deadline::Elapsed;
+
+/// Most servers that one request is offered to. If so many take no connection, the next one hardly will, and each may cost
+/// the whole `connect_timeout`.
+const SERVERS_TRIED_MAX: usize = 8;
+
+/// Servers that one request need not be offered again, by their position.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    at: [usize; SERVERS_TRIED_MAX],
+    count: usize,
+}
+
+impl Tried {
+    pub(super) fn contains(&self, at: usize) -> bool {
+        self.at[..self.count].contains(&at)
+    }
+
+    pub(super) const fn is_full(&self) -> bool {
+        self.count == SERVERS_TRIED_MAX
+    }
+
+    pub(super) const fn push(&mut self, at: usize) {
+        if !self.is_full() {
+            self.at[self.count] = at;
+            self.count += 1;
+        }
+    }
+}
+
+/// Why one server gave no answer.
+enum Unanswered<B> {
+    /// Nothing of the request was sent.
+    Unsent(Box<Request<B>>, SendError),
+    /// It may have been worked on.
+    Sent(SendError),
+    /// It took too long, and a retry was taken from the budget.
+    GivenUp,
+}
+
+impl<B> Pool<B>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Default
+        + Unpin
+        + 'static,
+{
+    /// Sends `request` over a kept or a new connection and waits for the head of the answer; the caller bounds the time.
+    ///
+    /// A request is sent again over another connection, and to another server, when nothing of it was sent, or once more,
+    /// over a new one, when it is safe, has no body, and a kept connection ended before any answer (RFC 9110 section 9.2.2,
+    /// RFC 9112 section 9.3.1). What the operator allows besides is in [`Retries`](super::Retries).
+    pub async fn send(&self, mut request: Request<B>) -> Result<Sent<B>, SendError> {
+        let Ok(place) = RequestPlace::take(&self.upstream) else {
+            self.upstream.note_refusal("requests");
+            return Err(SendError::Full);
+        };
+        let retries = self.options().retries.as_ref();
+        if retries.is_some() {
+            self.spent.note_request();
+        }
+        let retries = retries.filter(|retries| retries.cover(&request));
+        let mut left = retries.map_or(0, |retries| retries.attempts);
+        let homes = self.homes();
+        let mut tried = Tried::default();
+        let mut next = self.choose(&homes, &tried);
+        // What the client gets if nothing better comes. An answer is better than none.
+        let mut last = Err(SendError::NoServer);
+        while let Some(at) = next {
+            tried.push(at);
+            let again = retries.filter(|_| left > 0);
+            let again = again.map(|retries| (retries, copy(&request)));
+            let span = again.as_ref().and_then(|(it, _)| it.per_try_timeout);
+            match self.offer_for(span, &homes[at], request).await {
+                Err(Unanswered::Unsent(same, error)) => {
+                    request = *same;
+                    if last.is_err() {
+                        last = Err(error);
+                    }
+                    next = self.choose(&homes, &tried);
+                }
+                outcome => {
+                    let again = again.filter(|(retries, _)| self.is_worth(retries, &outcome));
+                    last = outcome.map_err(|unanswered| match unanswered {
+                        Unanswered::Unsent(_, error) | Unanswered::Sent(error) => error,
+                        Unanswered::GivenUp => SendError::TryTimeout,
+                    });
+                    let Some((_, same)) = again else {
+                        break;
+                    };
+                    request = same;
+                    left -= 1;
+                    next = self
+                        .choose(&homes, &tried)
+                        .or_else(|| self.choose(&homes, &Tried::default()));
+                }
+            }
+        }
+        if matches!(last, Err(SendError::Full)) {
+            self.upstream.note_refusal("connections");
+        }
+        last.map(|mut sent| {
+            sent.lease.hold(place);
+            sent
+        })
+    }
+
+    /// Whether the request is sent once more after this. Then it is taken from the budget.
+    fn is_worth(&self, retries: &Retries, outcome: &Result<Sent<B>, Unanswered<B>>) -> bool {
+        let is_meant = match outcome {
+            Ok(sent) => retries.on_status.contains(&sent.response.status()),
+            // Over HTTP/2 the stream ended before the head of the answer.
+            Err(Unanswered::Sent(SendError::NoAnswer(error))) => {
+                retries.on_no_answer && (self.options().http2 || is_silence(error))
+            }
+            Err(Unanswered::Sent(_) | Unanswered::Unsent(..)) => false,
+            // For this it was given up.
+            Err(Unanswered::GivenUp) => return true,
+        };
+        is_meant && self.spend(retries)
+    }
+
+    fn spend(&self, retries: &Retries) -> bool {
+        let is_left = self.spent.take(retries.budget);
+        self.upstream.note_retry(is_left);
+        is_left
+    }
+
+    /// One server, which is given up for another after `span`, if the budget allows it.
+    async fn offer_for(
+        &self,
+        span: Option<Duration>,
+        home: &Rc<Connections<B>>,
+        request: Request<B>,
+    ) -> Result<Sent<B>, Unanswered<B>> {
+        let (Some(span), Some(retries)) = (span, &self.options().retries) else {
+            return self.offer(home, request).await;
+        };
+        let mut offer = Box::pin(self.offer(home, request));
+        match self.deadlines.within(span, &mut offer).await {
+            Ok(outcome) => outcome,
+            Err(Elapsed) if self.spend(retries) => {
+                if self.options().outlier.count_5xx {
+                    self.upstream.note_failure(&home.endpoint);
+                }
+                Err(Unanswered::GivenUp)
+            }
+            Err(Elapsed) => offer.await,
+        }
+    }
+
+    /// One server.
+    async fn offer(
+        &self,
+        home: &Rc<Connections<B>>,
+        request: Request<B>,
+    ) -> Result<Sent<B>, Unanswered<B>> {
+        let load = Load::new(home);
+        let is_bare = request.body().is_end_stream();
+        let offered = if self.options().http2 {
+            let offered = self.offer_http2(home, request).await;
+            offered.map(|response| (response, None))
+        } else {
+            let offered = self.offer_http1(home, request).await;
+            offered.map(|(response, sender)| (response, Some(sender)))
+        };
+        self.note(home, is_bare, &offered);
+        let (response, sender) = offered?;
+        let lease = Lease::new(sender, load);
+        Ok(Sent { response, lease })
+    }
+
+    /// What the answer, or the lack of one, says of its server. No connection was noted by whoever tried. Unless the request is
+    /// bare, its body may have broken off, which is the client's fault.
+    fn note<T>(
+        &self,
+        home: &Connections<B>,
+        is_bare: bool,
+        offered: &Result<(Response<Incoming>, T), Unanswered<B>>,
+    ) {
+        let count_5xx = self.options().outlier.count_5xx;
+        let is_failure = match offered {
+            Ok((response, _)) => count_5xx && response.status().is_server_error(),
+            Err(Unanswered::Sent(SendError::Handshake(_))) => true,
+            Err(Unanswered::Sent(_)) => count_5xx && is_bare,
+            Err(Unanswered::Unsent(..) | Unanswered::GivenUp) => return,
+        };
+        if is_failure {
+            self.upstream.note_failure(&home.endpoint);
+        } else if offered.is_ok() {
+            home.endpoint.note_success();
+        }
+    }
+
+    async fn offer_http1(
+        &self,
+        home: &Connections<B>,
+        mut request: Request<B>,
+    ) -> Result<(Response<Incoming>, http1::SendRequest<B>), Unanswered<B>> {
+        // Each kept connection may prove closed before one byte is sent; a new one settles it.
+        while let Some(mut sender) = home.take_idle() {
+            let again = is_repeatable(&request).then(|| copy(&request));
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, sender)),
+                Err(mut fault) => {
+                    let unsent = fault.take_message();
+                    let error = fault.into_error();
+                    match (unsent, again.filter(|_| is_silence(&error))) {
+                        (Some(same), _) => request = same,
+                        (None, Some(same)) => {
+                            // A request that kills the server must not meet every kept connection in turn.
+                            request = same;
+                            break;
+                        }
+                        (None, None) => {
+                            return Err(Unanswered::Sent(self.no_answer(home, error)));
+                        }
+                    }
+                }
+            }
+        }
+        let mut sender = match self.connect_http1(home).await {
+            Ok(sender) => sender,
+            Err(error) => return Err(Unanswered::Unsent(request.into(), error)),
+        };
+        match sender.send_request(request).await {
+            Ok(response) => Ok((response, sender)),
+            Err(error) => Err(Unanswered::Sent(self.no_answer(home, error))),
+        }
+    }
+
+    async fn offer_http2(
+        &self,
+        home: &Rc<Connections<B>>,
+        mut request: Request<B>,
+    ) -> Result<Response<Incoming>, Unanswered<B>> {
+        // A kept connection may be going away; the second round has a new one.
+        let mut is_second = false;
+        loop {
+            let (mut sender, tls_fault) = match self.http2(home).await {
+                Ok(connected) => connected,
+                Err(error) => return Err(Unanswered::Unsent(request.into(), error)),
+            };
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(mut fault) => {
+                    let unsent = fault.take_message();
+                    let error = self.no_answer_http2(home, &tls_fault, fault.into_error());
+                    let Some(same) = unsent else {
+                        return Err(Unanswered::Sent(error));
+                    };
+                    *home.http2.borrow_mut() = Http2::None;
+                    if is_second {
+                        return Err(Unanswered::Unsent(same.into(), error));
+                    }
+                    request = same;
+                    is_second = true;
+                }
+            }
+        }
+    }
+
+    /// TLS that broke before an answer came is no fault of the service's HTTP: see [`TlsFault`].
+    fn no_answer(&self, home: &Connections<B>, error: hyper::Error) -> SendError {
+        let server = &home.endpoint.server;
+        if !server.is_tls() || io_kind(&error) != Some(io::ErrorKind::InvalidData) {
+            return SendError::NoAnswer(error);
+        }
+        self.upstream.handshake_failed(server, &error);
+        SendError::Handshake(io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    fn no_answer_http2(
+        &self,
+        home: &Connections<B>,
+        tls_fault: &TlsFault,
+        error: hyper::Error,
+    ) -> SendError {
+        let server = &home.endpoint.server;
+        match tls_fault.error().filter(|_| server.is_tls()) {
+            Some(fault) => {
+                self.upstream.handshake_failed(server, &fault);
+                SendError::Handshake(fault)
+            }
+            None => SendError::NoAnswer(error),
+        }
+    }
+}
+
+/// Nonsense is an answer: only silence, or less than a head, lets us ask again.
+fn is_silence(error: &hyper::Error) -> bool {
+    error.is_incomplete_message()
+        || error.is_canceled()
+        || error.is_closed()
+        // Over TLS, for many services the end comes without a farewell.
+        || io_kind(error) == Some(io::ErrorKind::UnexpectedEof)
+}
+
+/// Of the connection beneath, if it was that which failed.
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let mut beneath = std::error::Error::source(error);
+    while let Some(cause) = beneath {
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        beneath = cause.source();
+    }
+    None
+}
+
+/// Safe, so that asking twice does no more than asking once, and without a body that is half sent.
+fn is_repeatable<B: Body>(request: &Request<B>) -> bool {
+    matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    ) && request.body().is_end_stream()
+}
+
+fn copy<B: Default>(request: &Request<B>) -> Request<B> {
+    let mut same = Request::new(B::default());
+    *same.method_mut() = request.method().clone();
+    *same.uri_mut() = request.uri().clone();
+    *same.version_mut() = request.version();
+    *same.headers_mut() = request.headers().clone();
+    same
+}
