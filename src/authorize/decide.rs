@@ -9,6 +9,7 @@ use super::access::{Access, Issuer};
 use super::bearer::Bearer;
 use super::denied::Denied;
 use crate::base::clock::UnixSeconds;
+use crate::base::json::{Json, Node as _};
 use crate::denylist::{Fingerprinter, Index};
 use crate::jwks::KeysState;
 use crate::policy::{self, Auth, Lacking};
@@ -170,9 +171,10 @@ fn check<'a>(
     now: UnixSeconds,
 ) -> Result<(&'a Arc<Issuer>, Arc<Bearer>), (Option<&'a Arc<Issuer>>, Decision)> {
     let deny = |issuer, denied| (issuer, Decision::Deny(denied));
-    let parsed = parse(token).map_err(|reject| deny(None, Denied::Token(reject)))?;
-    let issuer = match parsed.payload.get("iss") {
-        Some(serde_json::Value::String(iss)) => access.issuers.find(iss),
+    let mut room = vec![];
+    let parsed = parse(token, &mut room).map_err(|reject| deny(None, Denied::Token(reject)))?;
+    let issuer = match parsed.payload.member("iss") {
+        Some(Json::Text(iss)) => access.issuers.find(iss),
         Some(_) | None => return Err(deny(None, Denied::Token(Reject::ClaimMalformed))),
     }
     .ok_or_else(|| deny(None, Denied::Token(Reject::IssuerUnknown)))?;

@@ -14,6 +14,7 @@ use super::{ConfigArgs, Failure, Verdict};
 use crate::app::Rehearsal;
 use crate::authorize::{Decision, Denied, Pass, Presented, decide};
 use crate::base::clock::{Clock, UnixSeconds};
+use crate::base::json::Node as _;
 use crate::config;
 use crate::plan::{Plan, Route};
 use crate::policy::{Auth, Mode};
@@ -290,8 +291,12 @@ fn show(
 
 /// What the token says about it.
 fn detail(step: Step, token: Option<&str>) -> Option<String> {
-    let parsed = parse(token?).ok()?;
-    let claim = |name: &str| parsed.payload.get(name).map(Value::to_string);
+    let mut room = vec![];
+    let parsed = parse(token?, &mut room).ok()?;
+    let claim = |name: &str| {
+        let value = parsed.payload.member(name).cloned();
+        value.map(|value| Value::from(value).to_string())
+    };
     match step {
         Step::Issuer => claim("iss"),
         Step::Algorithm => Some(parsed.algorithm.to_string()),
