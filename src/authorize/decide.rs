@@ -126,10 +126,8 @@ fn decide_token<'a>(
     let (issuer, bearer) = match known {
         Some((issuer, bearer)) => match issuer.rules.check_claims(&bearer.claims, now) {
             Ok(()) => (issuer, bearer),
+            // An expired token stays known, so that whoever goes on sending it is refused at the price of a look.
             Err(reject) => {
-                if reject == Reject::Expired {
-                    tables.tokens.forget(token);
-                }
                 return Decided {
                     issuer: Some(issuer),
                     cached,
