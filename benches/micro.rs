@@ -1,7 +1,8 @@
 //! What the steps of a request cost, by the size of what an operator configures: none may grow worse than logarithmic.
-//! The decision by path, and the denylist by its size, are in `denylist.rs`.
+//! The decision by path is in `denylist.rs`.
 //!
-//! `cargo bench --bench micro` measures; `cargo bench --bench micro -- --test` runs each once.
+//! `cargo bench --bench micro` measures; `cargo bench --bench micro -- --test` runs each once; `benches/scale` counts
+//! instructions.
 
 #![expect(clippy::unwrap_used, reason = "a bench fails like a test")]
 
@@ -13,14 +14,24 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use http::{HeaderName, Method};
-use jotgate::identity::{HeaderMap as ClaimHeaders, HeaderMapping, OnUnmappable, map_claims};
+use jotgate::identity::{
+    HeaderMap as ClaimHeaders, HeaderMapping, OnUnmappable, ProtectedNames, map_claims,
+};
 use jotgate::jwks::{Algorithm, KeySet, KeyTable};
 use jotgate::route::{Entry, Found, Host, HostPattern, NormalPath, PathPattern, RouteTable};
-use scene::{ISSUER, Scene, Verdict, bearer, issuer, key, path, token};
+use jotgate::telemetry::metrics::Metrics;
+use jotgate::token::TokenCache;
+use scene::{ISSUER, Scene, Verdict, bearer, filled, issuer, key, path, token, token_keys};
 use serde_json::{Map, Value, json};
 
 fn main() {
     divan::main();
+}
+
+/// What is counted by `benches/scale`, which knows it by this name.
+#[inline(never)]
+fn counted<T>(step: impl FnOnce() -> T) -> T {
+    black_box(step())
 }
 
 const ROUTES: [usize; 3] = [10, 1_000, 10_000];
@@ -71,7 +82,7 @@ fn find(
         }
     };
     assert_eq!(look(), expected);
-    bencher.bench_local(look);
+    bencher.bench_local(|| counted(look));
 }
 
 /// Each route has a host of its own.
@@ -164,7 +175,7 @@ fn route_none(bencher: Bencher<'_, '_>, number: usize) {
 }
 
 /// So many claims become so many headers. A token in the cache has them ready; this is the first time.
-#[divan::bench(args = [0, 1, 5, 20, 64])]
+#[divan::bench(args = [1, 5, 30])]
 fn headers_from_claims(bencher: Bencher<'_, '_>, number: usize) {
     let map = ClaimHeaders {
         claims: (0..number)
@@ -182,7 +193,85 @@ fn headers_from_claims(bencher: Bencher<'_, '_>, number: usize) {
         .collect();
     let claims = Value::Object(claims);
     assert_eq!(map_claims(&map, &claims, "").unwrap().len(), number);
-    bencher.bench_local(|| map_claims(&map, black_box(&claims), ""));
+    bencher.bench_local(|| counted(|| map_claims(&map, black_box(&claims), "")));
+}
+
+/// The header lines of a browser's request, of which none is forged, by the number of names that a client must not send.
+#[divan::bench(args = [1, 30, 300])]
+fn protected_names(bencher: Bencher<'_, '_>, number: usize) {
+    let names: Vec<_> = (0..number)
+        .map(|n| HeaderName::try_from(format!("x-claim-{n}")).unwrap())
+        .collect();
+    let protected = ProtectedNames::new(&names);
+    let lines = [
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "cookie",
+        "host",
+        "referer",
+        "user-agent",
+        "x-claims",
+        "x-request-id",
+    ]
+    .map(HeaderName::from_static);
+    let look = || {
+        lines
+            .iter()
+            .filter(|line| protected.covers(black_box(line)))
+            .count()
+    };
+    assert_eq!(look(), 0);
+    assert!(protected.covers(&HeaderName::from_static("x_claim_0")));
+    bencher.bench_local(|| counted(look));
+}
+
+/// Six look-ups for a token that nothing denies.
+#[divan::bench(args = [0, 100_000, 10_000_000])]
+fn denylist(bencher: Bencher<'_, '_>, entries: usize) {
+    let entries = if is_test() {
+        entries.min(1000)
+    } else {
+        entries
+    };
+    let (index, _writer) = filled(entries);
+    let keys = token_keys(1);
+    let look = || index.check(black_box(&keys));
+    assert_eq!(look(), None);
+    bencher.bench_local(|| counted(look));
+}
+
+/// A token of 500 bytes among so many in the cache.
+#[divan::bench(args = [10, 1_000, 100_000])]
+fn token_cache(bencher: Bencher<'_, '_>, number: usize) {
+    let number = if is_test() { number.min(100) } else { number };
+    let cache = TokenCache::new(1024 * 1024 * 1024, |(): &()| 0);
+    let text = |n: usize| format!("{n:0500}");
+    for n in 0..number {
+        cache.remember(&text(n), Arc::new(()));
+    }
+    let last = text(number - 1);
+    let look = || cache.find(black_box(&last)).is_some();
+    assert!(look());
+    bencher.bench_local(|| counted(look));
+}
+
+/// Taking a place for a request and giving it back, as `max_requests` is counted: by one number that all workers share. With
+/// two, each change waits for the other processor; a request has one of these, and takes some 15 µs.
+#[divan::bench(threads = [1, 2])]
+fn place_of_a_request(bencher: Bencher<'_, '_>) {
+    let requests = Metrics::new().requests.with_label_values(&["listener"]);
+    bencher.bench(|| {
+        requests.inc();
+        let is_free = requests.get() <= black_box(16_384);
+        requests.dec();
+        assert!(is_free);
+    });
+}
+
+/// `--test` shows that it runs; to make what is large takes some seconds.
+fn is_test() -> bool {
+    std::env::args().any(|argument| argument == "--test")
 }
 
 /// So many issuers on one route. The token's is found by name, and the key is not known: no signature is checked.
@@ -200,7 +289,7 @@ fn issuer_choice(bencher: Bencher<'_, '_>, number: usize) {
     assert_eq!(scene.verdict(&bearer(&good.sign())), Ok(()));
     let request = bearer(&good.header("kid", "other").sign());
     assert_eq!(scene.verdict(&request), Err(Verdict::KeyUnknown));
-    bencher.bench_local(|| scene.verdict(black_box(&request)));
+    bencher.bench_local(|| counted(|| scene.verdict(black_box(&request))));
 }
 
 /// The keys that may have signed a token, by its `kid`, of so many in the set.
@@ -223,23 +312,17 @@ fn key_choice(bencher: Bencher<'_, '_>, number: usize) {
             .is_some()
     };
     assert!(look());
-    bencher.bench_local(look);
+    bencher.bench_local(|| counted(look));
 }
 
 /// The decision on tokens that are all in the cache, by their number; each is asked about in turn, so that the
 /// processor's own cache holds no more of them than in life.
 #[divan::bench(args = [10, 10_000, 100_000])]
 fn cached_tokens(bencher: Bencher<'_, '_>, number: usize) {
-    // `--test` shows that it runs; signing 100,000 tokens takes some seconds.
-    let number = if std::env::args().any(|argument| argument == "--test") {
-        number.min(100)
-    } else {
-        number
-    };
+    let number = if is_test() { number.min(100) } else { number };
     let mut scene = Scene::new(10);
     // Room for all: some 3 KiB each.
-    scene.tables.tokens =
-        jotgate::token::TokenCache::new(1024 * 1024 * 1024, jotgate::authorize::Bearer::weight);
+    scene.tables.tokens = TokenCache::new(1024 * 1024 * 1024, jotgate::authorize::Bearer::weight);
     let requests: Vec<_> = (0..number as u64)
         .map(|n| bearer(&token(Algorithm::EdDSA, n).sign()))
         .collect();
@@ -249,5 +332,7 @@ fn cached_tokens(bencher: Bencher<'_, '_>, number: usize) {
     let mut next = requests.iter().cycle();
     bencher
         .with_inputs(|| next.next().unwrap())
-        .bench_local_values(|request| assert!(scene.verdict(black_box(request)).is_ok()));
+        .bench_local_values(|request| {
+            assert!(counted(|| scene.verdict(black_box(request))).is_ok());
+        });
 }

@@ -1,5 +1,6 @@
--- What wrk sends: the tokens of a file in turn or by chance, or none; a body or none. And what it tells: one line for `run`.
--- wrk … -s load.lua URL -- TOKENS|- ORDER BODY_BYTES PAUSE_MS
+-- What wrk sends: the tokens of a file in turn or by chance, or none; a body or none; over kept connections, or a new one for each
+-- request. And what it tells: one line for `run`.
+-- wrk … -s load.lua URL -- TOKENS|- ORDER BODY_BYTES PAUSE_MS keep|close
 local requests, count, order, position = {}, 0, "chance", 0
 
 function init(args)
@@ -7,6 +8,7 @@ function init(args)
   if args[3] ~= "0" then
     wrk.method, wrk.body = "POST", string.rep("x", tonumber(args[3]))
   end
+  if args[5] == "close" then wrk.headers["Connection"] = "close" end
   local function add(token)
     if token then wrk.headers["Authorization"] = "Bearer " .. token end
     count = count + 1

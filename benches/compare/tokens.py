@@ -1,10 +1,12 @@
-"""Keys and tokens for the comparison: signed here, by none of those that are compared."""
+"""Keys, tokens and a certificate for the comparison: signed here, by none of those that are compared."""
 
 import base64
+import datetime
 import json
 import time
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
@@ -49,9 +51,21 @@ class Signer:
         return signed + "." + b64(signature)
 
 
+def certificate() -> bytes:
+    """The servers' own, with its key: P-256, as most are today. No client of the comparison checks who signed it."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.timezone.utc)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    draft = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=30)).add_extension(names, False)
+    signed = draft.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return signed + key.private_bytes(*form)
+
+
 def make(folder: Path, many: int) -> None:
-    """`jwks.json`, a PEM for each key, and files of tokens, one a line."""
+    """`jwks.json`, a PEM for each key, the certificate, and files of tokens, one a line."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "server.pem").write_bytes(certificate())
     signers = [Signer("RS256"), Signer("ES256")]
     (folder / "jwks.json").write_text(json.dumps({"keys": [signer.jwk() for signer in signers]}))
     for signer in signers:

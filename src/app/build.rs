@@ -118,15 +118,20 @@ pub(super) fn plan(
             route: Arc::clone(route),
         })
         .collect();
+    let known: HashMap<&UpstreamName, &Arc<Upstream>> = running
+        .iter()
+        .flat_map(|plan| &plan.upstreams)
+        .map(|upstream| (&upstream.options.name, upstream))
+        .collect();
     Ok(Plan {
         routes: RouteTable::build(&entries)?,
         protected,
         upstreams: upstreams
             .into_iter()
             .map(|options| {
-                let known = running.map_or(&[][..], |plan| &plan.upstreams);
-                let same = known.iter().find(|known| known.options == options);
-                same.map_or_else(|| Arc::new(Upstream::new(options, metrics)), Arc::clone)
+                let same = known.get(&options.name);
+                let same = same.filter(|known| known.options == options);
+                same.map_or_else(|| Arc::new(Upstream::new(options, metrics)), |same| Arc::clone(same))
             })
             .collect(),
         access_log,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::issuers::Members;
+use crate::base::json::{Json, Node as _};
 use crate::control::denylist::{IdentifiedToken, IdentifyFault, Tokens};
 use crate::denylist::{Fingerprinter, TokenKeys};
 use crate::token::{Claims, parse};
@@ -16,8 +17,12 @@ pub(super) struct KnownTokens {
 
 impl Tokens for KnownTokens {
     fn identify(&self, raw: &str) -> Result<IdentifiedToken, IdentifyFault> {
-        let parsed = parse(raw).map_err(|_| IdentifyFault::Malformed)?;
-        let iss = parsed.payload.get("iss").and_then(|iss| iss.as_str());
+        let mut room = vec![];
+        let parsed = parse(raw, &mut room).map_err(|_| IdentifyFault::Malformed)?;
+        let iss = match parsed.payload.member("iss") {
+            Some(Json::Text(iss)) => Some(&**iss),
+            _ => None,
+        };
         let members = self.members.load();
         let issuer = members
             .iter()
@@ -25,7 +30,7 @@ impl Tokens for KnownTokens {
             .find(|issuer| iss == Some(&*issuer.rules.issuer))
             .ok_or(IdentifyFault::UnknownIssuer)?;
         let signing_input = parsed.signing_input.as_bytes();
-        let claims = Claims::read(parsed.payload, &issuer.rules.names)?;
+        let claims = Claims::read(&parsed.payload, &issuer.rules.names)?;
         Ok(IdentifiedToken {
             issuer: Arc::clone(&issuer.rules.issuer),
             keys: TokenKeys::of(

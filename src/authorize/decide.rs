@@ -9,6 +9,7 @@ use super::access::{Access, Issuer};
 use super::bearer::Bearer;
 use super::denied::Denied;
 use crate::base::clock::UnixSeconds;
+use crate::base::json::{Json, Node as _};
 use crate::denylist::{Fingerprinter, Index, Lease};
 use crate::jwks::KeysState;
 use crate::policy::{self, Auth, Lacking, OnStale, Refused};
@@ -139,10 +140,8 @@ fn decide_token<'a>(
     let (issuer, bearer) = match known {
         Some((issuer, bearer)) => match issuer.rules.check_claims(&bearer.claims, now) {
             Ok(()) => (issuer, bearer),
+            // An expired token stays known, so that whoever goes on sending it is refused at the price of a look.
             Err(reject) => {
-                if reject == Reject::Expired {
-                    tables.tokens.forget(token);
-                }
                 return Decided {
                     issuer: Some(issuer),
                     cached,
@@ -185,9 +184,10 @@ fn check<'a>(
     now: UnixSeconds,
 ) -> Result<(&'a Arc<Issuer>, Arc<Bearer>), (Option<&'a Arc<Issuer>>, Decision)> {
     let deny = |issuer, denied| (issuer, Decision::Deny(denied));
-    let parsed = parse(token).map_err(|reject| deny(None, Denied::Token(reject)))?;
-    let issuer = match parsed.payload.get("iss") {
-        Some(serde_json::Value::String(iss)) => access.issuers.find(iss),
+    let mut room = vec![];
+    let parsed = parse(token, &mut room).map_err(|reject| deny(None, Denied::Token(reject)))?;
+    let issuer = match parsed.payload.member("iss") {
+        Some(Json::Text(iss)) => access.issuers.find(iss),
         Some(_) | None => return Err(deny(None, Denied::Token(Reject::ClaimMalformed))),
     }
     .ok_or_else(|| deny(None, Denied::Token(Reject::IssuerUnknown)))?;

@@ -18,6 +18,9 @@ use tokio::time::Instant;
 /// How often the sweep looks.
 pub const TICK: Duration = Duration::from_millis(100);
 
+/// Most that are kept to be used again, of some 24 bytes each: as many requests as a thread commonly has at once.
+const SPARE_MAX: usize = 1024;
+
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
@@ -30,6 +33,8 @@ struct Shared {
     /// Milliseconds since `start` at the last sweep; also seen by [`DeadlineHandle`]s on other threads.
     now: Arc<AtomicU64>,
     slots: RefCell<Slab<Slot>>,
+    /// Of deadlines that are gone and that nobody else holds, to be used again: each request has one.
+    spare: RefCell<Vec<Arc<AtomicU64>>>,
     /// Wakes the sweep when the first deadline is set; it sleeps when there is none.
     sweeper: RefCell<Option<Waker>>,
 }
@@ -65,6 +70,7 @@ impl Deadlines {
             start: Instant::now(),
             now: Arc::new(AtomicU64::new(0)),
             slots: RefCell::default(),
+            spare: RefCell::default(),
             sweeper: RefCell::default(),
         }))
     }
@@ -108,7 +114,8 @@ impl Deadlines {
                 sweeper.wake();
             }
         }
-        let at = Arc::new(AtomicU64::new(NEVER));
+        let spare = shared.spare.borrow_mut().pop();
+        let at = spare.unwrap_or_else(|| Arc::new(AtomicU64::new(NEVER)));
         let slot = slots.insert(Slot {
             at: Arc::clone(&at),
             waker: None,
@@ -202,7 +209,16 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.shared.slots.borrow_mut().remove(self.slot);
+        let slot = self.shared.slots.borrow_mut().remove(self.slot);
+        drop(slot);
+        let mut spare = self.shared.spare.borrow_mut();
+        // A handle that outlives its deadline must not set another one.
+        if spare.len() < SPARE_MAX
+            && let Some(at) = Arc::get_mut(&mut self.at)
+        {
+            *at = AtomicU64::new(NEVER);
+            spare.push(Arc::clone(&self.at));
+        }
     }
 }
 
@@ -311,6 +327,23 @@ mod tests {
             );
         })
         .await;
+    }
+
+    #[test]
+    fn what_is_used_again_is_not_set_and_nobody_else_sets_it() {
+        let deadlines = Deadlines::new();
+        let first = deadlines.deadline();
+        first.set(Duration::ZERO);
+        let place = Arc::as_ptr(&first.at);
+        drop(first);
+        let second = deadlines.deadline();
+        assert_eq!(Arc::as_ptr(&second.at), place, "it is used again");
+        assert_eq!(second.at.load(Ordering::Relaxed), NEVER);
+        let handle = second.handle();
+        drop(second);
+        let third = deadlines.deadline();
+        handle.set(Duration::ZERO);
+        assert_eq!(third.at.load(Ordering::Relaxed), NEVER);
     }
 
     #[tokio::test(start_paused = true)]

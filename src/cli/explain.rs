@@ -14,6 +14,7 @@ use super::{ConfigArgs, Failure, Verdict};
 use crate::app::Rehearsal;
 use crate::authorize::{Decision, Denied, Pass, Presented, decide};
 use crate::base::clock::{Clock, UnixSeconds};
+use crate::base::json::Node as _;
 use crate::config;
 use crate::http::headers::is_hop_by_hop;
 use crate::plan::{Plan, Route};
@@ -357,8 +358,12 @@ fn detail(step: Step, route: &Route, token: Option<&str>) -> Option<String> {
         let expression = route.access.requirement.expression.as_ref()?;
         return Some(expression.as_str().replace('\n', " "));
     }
-    let parsed = parse(token?).ok()?;
-    let claim = |name: &str| parsed.payload.get(name).map(Value::to_string);
+    let mut room = vec![];
+    let parsed = parse(token?, &mut room).ok()?;
+    let claim = |name: &str| {
+        let value = parsed.payload.member(name).cloned();
+        value.map(|value| Value::from(value).to_string())
+    };
     match step {
         Step::Issuer => claim("iss"),
         Step::Algorithm => Some(parsed.algorithm.to_string()),

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::{HeaderMap, HeaderMapping, OnUnmappable, ProtectedNames, map_claims};
-use crate::base::json::parse_object;
+use crate::base::json::parse;
 use crate::token::ClaimPath;
 
 const MAPPED: [(&str, &str); 3] = [
@@ -22,7 +22,7 @@ pub(crate) fn holds(bytes: &[u8]) {
     if let Some(Ok(name)) = parts.next().map(HeaderName::from_bytes) {
         is_protected_by_its_letters(&name);
     }
-    if let Some(Ok(claims)) = parts.next().map(parse_object) {
+    if let Some(Ok(claims @ Value::Object(_))) = parts.next().map(parse) {
         arrive_or_not(&claims);
     }
 }

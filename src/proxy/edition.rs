@@ -1,6 +1,7 @@
 //! What one thread needs to serve: the plan's current edition, its own pools and counters.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
 use super::drain::Drain;
+use super::request;
 use super::stale::StaleNotice;
 use super::streams::{STREAM_SWEEP, Streams};
 use crate::authorize::Tables;
@@ -65,6 +67,8 @@ pub(super) struct Edition {
     pub(super) plan: Arc<Plan>,
     pub(super) services: Box<[Rc<Service>]>,
     pub(super) decisions: DecisionCounters,
+    /// See [`request::passed`].
+    pub(super) passed: request::Names,
 }
 
 /// A service as this thread reaches it.
@@ -146,23 +150,28 @@ impl Edition {
         deadlines: &Deadlines,
         running: &[Rc<Service>],
     ) -> Self {
+        // By their places in memory, which `running` keeps: this runs between requests, and may have thousands to compare.
+        let running: HashMap<*const Upstream, &Rc<Service>> = running
+            .iter()
+            .map(|service| (Arc::as_ptr(service.pool.upstream()), service))
+            .collect();
         let service = |upstream: &Arc<Upstream>| {
-            let same = |service: &&Rc<Service>| Arc::ptr_eq(service.pool.upstream(), upstream);
-            running.iter().find(same).map_or_else(
+            running.get(&Arc::as_ptr(upstream)).map_or_else(
                 || {
                     Rc::new(Service {
                         pool: Pool::new(Arc::clone(upstream), deadlines.clone()),
                         seconds: metrics.upstream_seconds(upstream.options.name.as_str()),
                     })
                 },
-                Rc::clone,
+                |service| Rc::clone(service),
             )
         };
         let services = plan.upstreams.iter().map(service).collect();
         Self {
-            plan,
             services,
             decisions: DecisionCounters::new(metrics),
+            passed: request::passed(&plan),
+            plan,
         }
     }
 }

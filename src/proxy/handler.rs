@@ -78,6 +78,7 @@ impl Front for Worker {
             route: None,
             method: Method::GET,
             version: parts.version,
+            is_grpc: false,
             waits: false,
             body: Some(body),
             bearer: None,
@@ -98,6 +99,7 @@ struct Exchange<'w> {
     method: Method,
     /// The client's.
     version: Version,
+    is_grpc: bool,
     /// The client sends its body only when told to (100-continue), and reading it would tell.
     waits: bool,
     /// Until it is sent on.
@@ -109,6 +111,7 @@ struct Exchange<'w> {
 impl Exchange<'_> {
     async fn run(mut self, mut parts: Parts) -> Response<ResponseBody> {
         let is_grpc = is_grpc(&parts.headers);
+        self.is_grpc = is_grpc;
         self.method = parts.method.clone();
         self.waits = parts.headers.contains_key(EXPECT);
         // Kept for the answer's CORS headers, which depend on what the request said.
@@ -389,6 +392,7 @@ impl Exchange<'_> {
             parts,
             &Outgoing {
                 plan: &self.edition.plan,
+                passed: &self.edition.passed,
                 route,
                 path: head.path.as_deref(),
                 authority: head.authority.as_ref(),
@@ -406,7 +410,7 @@ impl Exchange<'_> {
         let watch = if is_empty { None } else { watch() };
         let deadline = self.worker.deadlines.deadline();
         let clock = Rc::new(Clock::new(deadline, route.timeout, route.idle_timeout));
-        let is_grpc = is_grpc(&parts.headers);
+        let is_grpc = self.is_grpc;
         // Only a service that is known to speak HTTP/2 can be asked for streams of messages; from others it is a pretext.
         let stream = (is_grpc && service.pool.options().http2).then_some(route.idle_timeout);
         let body = match self.body.take() {

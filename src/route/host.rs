@@ -36,7 +36,7 @@ impl<'a> Host<'a> {
             if !name_ok
                 || name.is_empty()
                 || name.starts_with('.')
-                || name.contains("..")
+                || name.as_bytes().windows(2).any(|pair| pair == b"..")
                 || name.ends_with('.')
             {
                 return Err(HostError);

@@ -13,4 +13,4 @@ pub use host::{Host, HostError};
 pub(crate) use path::law as path_law;
 pub use path::{NormalPath, PathError};
 pub use pattern::{HostPattern, PathPattern, PatternError};
-pub use table::{Ambiguous, Conflict, Entry, Found, RouteTable};
+pub use table::{Ambiguous, Conflict, Entry, Found, RouteTable, conflicts};

@@ -1,7 +1,7 @@
 //! Finds the route of a request: the most specific host, then the most specific path, then the method.
 //! The cost depends on the depth of the configured paths, not on their number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use http::Method;
@@ -84,9 +84,44 @@ struct Leaf<R> {
     route: Arc<R>,
 }
 
+/// Every entry that matches the same as an earlier one, or lists a host twice. Such a one is as if it were not there: no
+/// later one is in conflict with it.
+#[must_use]
+pub fn conflicts<R>(entries: &[Entry<'_, R>]) -> Vec<Conflict> {
+    let mut known: HashMap<(Option<&HostPattern>, &PathPattern), Vec<usize>> = HashMap::new();
+    let mut found = vec![];
+    for (second, entry) in entries.iter().enumerate() {
+        let places = || {
+            let any = entry.hosts.is_empty().then_some(None);
+            let hosts = any.into_iter().chain(entry.hosts.iter().map(Some));
+            hosts.map(|host| (host, entry.path))
+        };
+        let overlaps = |first: &usize| overlap(entries[*first].methods, entry.methods);
+        let earlier = |place| known.get(&place)?.iter().copied().find(overlaps);
+        let first = places().find_map(earlier).or_else(|| {
+            let mut seen = HashSet::new();
+            let is_doubled = !places().all(|place| seen.insert(place));
+            is_doubled.then_some(second)
+        });
+        match first {
+            Some(first) => found.push(Conflict { first, second }),
+            None => places().for_each(|place| known.entry(place).or_default().push(second)),
+        }
+    }
+    found
+}
+
+/// Whether one method has both of these lists; an empty one is beside each list that names some.
+fn overlap(one: &[Method], other: &[Method]) -> bool {
+    (one.is_empty() && other.is_empty()) || one.iter().any(|method| other.contains(method))
+}
+
 impl<R> RouteTable<R> {
     /// Builds the table, or says which two entries nobody could tell apart.
     pub fn build(entries: &[Entry<'_, R>]) -> Result<Self, Conflict> {
+        if let Some(conflict) = conflicts(entries).first() {
+            return Err(*conflict);
+        }
         let mut table = Self {
             exact: Hosts::new(),
             folded: Hosts::new(),
@@ -97,12 +132,9 @@ impl<R> RouteTable<R> {
             let folded = fold(path);
             table.capitals |= folded.is_some();
             let folded = folded.as_deref().unwrap_or(path);
-            table
-                .exact
-                .insert(position, entry, path)
-                .map_or(Ok(()), Err)?;
+            table.exact.insert(position, entry, path);
             // Paths that differ in case alone may share a place here: the first to be found is compared by protection.
-            let _ = table.folded.insert(position, entry, folded);
+            table.folded.insert(position, entry, folded);
         }
         Ok(table)
     }
@@ -174,21 +206,19 @@ impl<R> Hosts<R> {
         }
     }
 
-    fn insert(&mut self, position: usize, entry: &Entry<'_, R>, path: &str) -> Option<Conflict> {
-        let mut conflict = None;
+    fn insert(&mut self, position: usize, entry: &Entry<'_, R>, path: &str) {
         if entry.hosts.is_empty() {
-            conflict = self.any.insert(position, entry, path);
+            self.any.insert(position, entry, path);
         }
         for host in entry.hosts {
             let paths = match host {
                 HostPattern::Exact(host) => self.exact.entry(host.clone()),
                 HostPattern::Below(suffix) => self.below.entry(suffix.clone()),
             };
-            conflict = conflict.or(paths
+            paths
                 .or_insert_with(Paths::new)
-                .insert(position, entry, path));
+                .insert(position, entry, path);
         }
-        conflict
     }
 
     /// A host without a match for the path leaves the request to a less specific host.
@@ -221,7 +251,7 @@ impl<R> Paths<R> {
         }
     }
 
-    fn insert(&mut self, position: usize, entry: &Entry<'_, R>, path: &str) -> Option<Conflict> {
+    fn insert(&mut self, position: usize, entry: &Entry<'_, R>, path: &str) {
         let leaves = match entry.path {
             PathPattern::Exact(_) => self.exact.entry(path.into()).or_default(),
             PathPattern::Prefix(_) => {
@@ -229,24 +259,12 @@ impl<R> Paths<R> {
                 self.prefix.entry(path.into()).or_default()
             }
         };
-        let overlaps = |leaf: &&Leaf<R>| {
-            (leaf.methods.is_empty() && entry.methods.is_empty())
-                || leaf
-                    .methods
-                    .iter()
-                    .any(|method| entry.methods.contains(method))
-        };
-        let conflict = leaves.iter().find(overlaps).map(|leaf| Conflict {
-            first: leaf.position,
-            second: position,
-        });
         leaves.push(Leaf {
             position,
             methods: entry.methods.into(),
             protection: entry.protection,
             route: Arc::clone(&entry.route),
         });
-        conflict
     }
 
     fn find(&self, path: &str) -> Option<&[Leaf<R>]> {
@@ -437,5 +455,26 @@ mod tests {
         );
         assert_eq!(conflict(&["- /a* GET 0", "- /a* - 0"]), None);
         assert_eq!(conflict(&["- /a* - 0", "- /a - 0", "x /a - 0"]), None);
+    }
+
+    #[test]
+    fn every_conflict_is_found_and_none_with_what_is_left_out() {
+        let hosts = ["a", "b", "c"].map(|host| HostPattern::parse(host).expect("a host"));
+        let path = PathPattern::prefix("/x").expect("a path");
+        let lists: [&[usize]; 6] = [&[0], &[0, 1], &[1], &[2, 2], &[2], &[0]];
+        let lists = lists.map(|list| list.iter().map(|n| hosts[*n].clone()).collect::<Vec<_>>());
+        let entries = lists.each_ref().map(|hosts| Entry {
+            hosts,
+            path: &path,
+            methods: &[],
+            protection: 0,
+            route: Arc::new(()),
+        });
+        let found: Vec<_> = conflicts(&entries)
+            .iter()
+            .map(|conflict| (conflict.first, conflict.second))
+            .collect();
+        // The third would be in conflict with the second alone, and the fifth with the fourth.
+        assert_eq!(found, [(0, 1), (3, 3), (0, 5)]);
     }
 }

@@ -47,11 +47,6 @@ impl<V: Send + Sync + 'static> TokenCache<V> {
         self.entries.insert(token.as_bytes().into(), value);
     }
 
-    /// Forgets a token.
-    pub fn forget(&self, token: &str) {
-        self.entries.invalidate(token.as_bytes());
-    }
-
     /// About how many tokens are remembered.
     #[must_use]
     pub fn entries(&self) -> u64 {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::rules::ClaimNames;
 use crate::base::clock::UnixSeconds;
+use crate::base::json::{Json, Node};
 use crate::base::limits::{ID_BYTES_MAX, JSON_DEPTH_MAX};
 
 /// The way to a claim. `sub` is a member of the payload, `realm_access.roles` a member of a member; a name with
@@ -48,14 +49,10 @@ impl ClaimPath {
 
     /// The claim's value in a payload. An array is entered by index.
     #[must_use]
-    pub fn find<'v>(&self, payload: &'v Value) -> Option<&'v Value> {
-        self.segments
-            .iter()
-            .try_fold(payload, |value, segment| match value {
-                Value::Object(members) => members.get(&**segment),
-                Value::Array(elements) => elements.get(segment.parse::<usize>().ok()?),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
-            })
+    pub fn find<'v, N: Node>(&self, payload: &'v N) -> Option<&'v N> {
+        self.segments.iter().try_fold(payload, |value, segment| {
+            value.member(segment).or_else(|| value.element(segment))
+        })
     }
 
     /// As it was written.
@@ -94,7 +91,7 @@ pub struct Claims {
     pub client: Option<Box<str>>,
     /// Scopes.
     pub scopes: Vec<Box<str>>,
-    /// The whole payload, an object.
+    /// The whole payload, an object. Null until the signature is known to be good: what is refused is not kept.
     pub all: Value,
 }
 
@@ -105,38 +102,38 @@ pub struct ClaimFault(pub Box<str>);
 
 impl Claims {
     /// Reads the registered claims (RFC 7519 section 4.1), and those that `names` says, out of a payload.
-    pub fn read(all: Value, names: &ClaimNames) -> Result<Self, ClaimFault> {
+    pub fn read(payload: &Json<'_>, names: &ClaimNames) -> Result<Self, ClaimFault> {
         let fault = |name: &str| ClaimFault(name.into());
-        let date = |name: &str| match all.get(name) {
+        let date = |name: &str| match payload.member(name) {
             None => Ok(None),
             Some(value) => numeric_date(value).map(Some).ok_or_else(|| fault(name)),
         };
-        let id = |path: &ClaimPath| match path.find(&all) {
+        let id = |path: &ClaimPath| match path.find(payload) {
             None => Ok(None),
-            Some(Value::String(text)) if is_identifier(text) => Ok(Some(Box::from(text.as_str()))),
+            Some(Json::Text(text)) if is_identifier(text) => Ok(Some(Box::from(&**text))),
             Some(_) => Err(fault(path.as_str())),
         };
         let first = |paths: &[ClaimPath]| {
             paths
                 .iter()
-                .find(|path| path.find(&all).is_some())
+                .find(|path| path.find(payload).is_some())
                 .map_or(Ok(None), &id)
         };
-        let issuer = match all.get("iss") {
-            Some(Value::String(text)) => Box::from(text.as_str()),
+        let issuer = match payload.member("iss") {
+            Some(Json::Text(text)) => Box::from(&**text),
             _ => return Err(fault("iss")),
         };
-        let audiences = match all.get("aud") {
+        let audiences = match payload.member("aud") {
             None => vec![],
             Some(value) => strings(value).ok_or_else(|| fault("aud"))?,
         };
         let scopes = match names
             .scopes
             .iter()
-            .find_map(|path| path.find(&all).map(|value| (path, value)))
+            .find_map(|path| path.find(payload).map(|value| (path, value)))
         {
             None => vec![],
-            Some((_, Value::String(text))) => text
+            Some((_, Json::Text(text))) => text
                 .split(' ')
                 .filter(|s| !s.is_empty())
                 .map(Box::from)
@@ -154,8 +151,13 @@ impl Claims {
             subject: id(&names.subject)?,
             client: first(&names.client)?,
             scopes,
-            all,
+            all: Value::Null,
         })
+    }
+
+    /// With the whole payload that they were read from.
+    pub(super) fn with_all(self, all: Value) -> Self {
+        Self { all, ..self }
     }
 }
 
@@ -166,21 +168,23 @@ fn is_identifier(text: &str) -> bool {
 }
 
 /// A string or an array of strings.
-fn strings(value: &Value) -> Option<Vec<Box<str>>> {
+fn strings(value: &Json<'_>) -> Option<Vec<Box<str>>> {
+    let string = |value: &Json<'_>| match value {
+        Json::Text(text) => Some(Box::from(&**text)),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_) => None,
+    };
     match value {
-        Value::String(text) => Some(vec![text.as_str().into()]),
-        Value::Array(elements) => elements
-            .iter()
-            .map(|element| element.as_str().map(Box::from))
-            .collect(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+        Json::Array(elements) => elements.iter().map(string).collect(),
+        one => string(one).map(|one| vec![one]),
     }
 }
 
 /// A `NumericDate`: a number from 0 to the year 9999. A fraction is cut off, which never lengthens a token's life:
 /// `exp` comes earlier, and `nbf` and `iat` by less than a second.
-fn numeric_date(value: &Value) -> Option<UnixSeconds> {
-    let number = value.as_number()?;
+fn numeric_date(value: &Json<'_>) -> Option<UnixSeconds> {
+    let Json::Number(number) = value else {
+        return None;
+    };
     let seconds = match number.as_u64() {
         Some(seconds) => seconds,
         None => whole_seconds(number.as_f64()?)?,
@@ -203,6 +207,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::base::json::read_object;
 
     #[track_caller]
     fn check(path: &str, expected: Option<&Value>) {
@@ -246,7 +251,8 @@ mod tests {
         };
         for claim in ["jti", "sid", "sub", "azp"] {
             let read = |value: &str| {
-                Claims::read(json!({"iss": "i", "exp": 1, claim: value}), &names).is_ok()
+                let text = json!({"iss": "i", "exp": 1, claim: value}).to_string();
+                Claims::read(&read_object(text.as_bytes()).unwrap(), &names).is_ok()
             };
             assert!(read("Jos\u{e9} \u{1f600}"), "{claim}");
             for odd in [
@@ -264,7 +270,10 @@ mod tests {
 
     #[track_caller]
     fn check_date(value: &Value, expected: Option<u64>) {
-        assert_eq!(numeric_date(value), expected.map(UnixSeconds), "{value}");
+        let text = format!(r#"{{"exp":{value}}}"#);
+        let json = read_object(text.as_bytes()).unwrap();
+        let date = json.member("exp").and_then(numeric_date);
+        assert_eq!(date, expected.map(UnixSeconds), "{value}");
     }
 
     #[test]

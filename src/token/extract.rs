@@ -51,15 +51,17 @@ pub enum Found<'r> {
 pub fn find<'r>(places: &Places, headers: &'r HeaderMap, query: Option<&'r str>) -> Found<'r> {
     let mut found = Found::Nothing;
     if places.authorization {
+        let mut lines = 0;
         for line in headers.get_all(AUTHORIZATION) {
             match bearer(line) {
                 Ok(Some(token)) => found = found.and(token.into(), Spot::Authorization),
                 Ok(None) => {}
                 Err(TwoReadings) => return Found::Unreadable,
             }
+            lines += 1;
         }
         // Two lines with different schemes leave it to the service which of them counts.
-        if headers.get_all(AUTHORIZATION).iter().nth(1).is_some() {
+        if lines > 1 {
             return Found::Several;
         }
     }
@@ -135,7 +137,7 @@ struct TwoReadings;
 /// with something after it: `Basic x, Bearer y` is one credential (RFC 9110 section 11.4), and two for who searches the line.
 fn bearer(line: &HeaderValue) -> Result<Option<&str>, TwoReadings> {
     const WORD: &[u8] = b"bearer";
-    let token = line.to_str().ok().and_then(strip_scheme);
+    let token = ascii(line).and_then(strip_scheme);
     let hides_one = || {
         line.as_bytes().windows(WORD.len() + 1).any(|part| {
             part[..WORD.len()].eq_ignore_ascii_case(WORD)
@@ -147,6 +149,12 @@ fn bearer(line: &HeaderValue) -> Result<Option<&str>, TwoReadings> {
     } else {
         Ok(token)
     }
+}
+
+/// The line, if it is text: `HeaderValue::to_str`, which asks byte by byte what no value has anyway (control characters).
+fn ascii(line: &HeaderValue) -> Option<&str> {
+    let text = std::str::from_utf8(line.as_bytes()).ok()?;
+    text.is_ascii().then_some(text)
 }
 
 /// What follows `Bearer` and blanks; the scheme's name has no case (RFC 9110 section 11.1). A tab ends it too, because

@@ -6,10 +6,9 @@ pub(crate) mod law;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::Value;
 
 use super::reject::Reject;
-use crate::base::json::parse_object;
+use crate::base::json::{Json, Node as _, read_object};
 use crate::base::limits::{KID_BYTES_MAX, TOKEN_BYTES_MAX};
 use crate::jwks::Algorithm;
 
@@ -23,7 +22,7 @@ pub struct Parsed<'t> {
     /// `typ` in lower case, without `application/` (RFC 7515 section 4.1.9).
     pub typ: Option<Box<str>>,
     /// The payload, an object.
-    pub payload: Value,
+    pub payload: Json<'t>,
     /// `header.payload`: what is signed.
     pub signing_input: &'t str,
     /// The payload as it was sent.
@@ -32,8 +31,8 @@ pub struct Parsed<'t> {
     pub signature: Vec<u8>,
 }
 
-/// Takes `token` apart. Every fault is a [`Reject`] of its own.
-pub fn parse(token: &str) -> Result<Parsed<'_>, Reject> {
+/// Takes `token` apart, with `room` for its payload. Every fault is a [`Reject`] of its own.
+pub fn parse<'t>(token: &'t str, room: &'t mut Vec<u8>) -> Result<Parsed<'t>, Reject> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Reject::TooLarge);
     }
@@ -41,13 +40,15 @@ pub fn parse(token: &str) -> Result<Parsed<'_>, Reject> {
     let (header_segment, rest) = token.split_once('.').ok_or(malformed)?;
     let (payload_segment, signature_segment) = rest.split_once('.').ok_or(malformed)?;
     // A further dot is not in the alphabet, so five parts (JWE) and more end here too.
-    let header = parse_object(&decode(header_segment)?).map_err(|_| malformed)?;
+    let header = decode(header_segment)?;
+    let header = read_object(&header).map_err(|_| malformed)?;
     let algorithm = check_header(&header)?;
     let signature = decode(signature_segment)?;
     if signature.is_empty() {
         return Err(malformed);
     }
-    let payload = parse_object(&decode(payload_segment)?).map_err(|_| malformed)?;
+    *room = decode(payload_segment)?;
+    let payload = read_object(room).map_err(|_| malformed)?;
     Ok(Parsed {
         algorithm,
         kid: text_member(&header, "kid", KID_BYTES_MAX)?,
@@ -69,26 +70,30 @@ fn decode(segment: &str) -> Result<Vec<u8>, Reject> {
         .map_err(|_| Reject::Malformed)
 }
 
-fn check_header(header: &Value) -> Result<Algorithm, Reject> {
+fn check_header(header: &Json<'_>) -> Result<Algorithm, Reject> {
     // We understand no extension, so every `crit` names one that we do not (RFC 7515 section 4.1.11), `b64`
     // (RFC 7797) included; `b64` without `crit` is refused whatever it says.
-    if header.get("crit").is_some() || header.get("b64").is_some() {
+    if header.member("crit").is_some() || header.member("b64").is_some() {
         return Err(Reject::CritUnsupported);
     }
     // A compressed or encrypted payload is not a JWS payload (RFC 7516).
-    if header.get("enc").is_some() || header.get("zip").is_some() {
+    if header.member("enc").is_some() || header.member("zip").is_some() {
         return Err(Reject::Malformed);
     }
-    match header.get("alg") {
-        Some(Value::String(name)) => Algorithm::parse(name).ok_or(Reject::AlgorithmNotAllowed),
+    match header.member("alg") {
+        Some(Json::Text(name)) => Algorithm::parse(name).ok_or(Reject::AlgorithmNotAllowed),
         _ => Err(Reject::Malformed),
     }
 }
 
-fn text_member(header: &Value, name: &str, bytes_max: usize) -> Result<Option<Box<str>>, Reject> {
-    match header.get(name) {
+fn text_member(
+    header: &Json<'_>,
+    name: &str,
+    bytes_max: usize,
+) -> Result<Option<Box<str>>, Reject> {
+    match header.member(name) {
         None => Ok(None),
-        Some(Value::String(text)) if text.len() <= bytes_max => Ok(Some(text.as_str().into())),
+        Some(Json::Text(text)) if text.len() <= bytes_max => Ok(Some((**text).into())),
         Some(_) => Err(Reject::Malformed),
     }
 }
@@ -122,7 +127,8 @@ mod tests {
             r#"{"a":1}"#,
             b"s",
         );
-        let parsed = parse(&text).unwrap();
+        let mut room = vec![];
+        let parsed = parse(&text, &mut room).unwrap();
         assert_eq!(parsed.algorithm, Algorithm::ES256);
         assert_eq!(parsed.kid.as_deref(), Some("k"));
         assert_eq!(parsed.typ.as_deref(), Some("at+jwt"));
@@ -132,13 +138,14 @@ mod tests {
 
     #[track_caller]
     fn check(token: &str, expected: Reject) {
-        assert_eq!(parse(token).err(), Some(expected), "{token}");
+        let mut room = vec![];
+        assert_eq!(parse(token, &mut room).err(), Some(expected), "{token}");
     }
 
     #[test]
     fn what_has_two_readings_is_refused() {
         let good = token(r#"{"alg":"ES256"}"#, "{}", b"s");
-        assert!(parse(&good).is_ok());
+        assert!(parse(&good, &mut vec![]).is_ok());
         for bad in [
             "",
             ".",

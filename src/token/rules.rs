@@ -9,6 +9,7 @@ use super::claims::{ClaimPath, Claims};
 use super::parse::Parsed;
 use super::reject::Reject;
 use crate::base::clock::UnixSeconds;
+use crate::base::json::Json;
 use crate::jwks::Algorithm;
 
 /// What an issuer's tokens must be.
@@ -77,7 +78,8 @@ impl Rules {
         if !type_ok {
             return Err(Reject::TypeNotAllowed);
         }
-        let there = |path: &ClaimPath| path.find(&parsed.payload).is_some_and(|v| !v.is_null());
+        let is_there = |json: &Json<'_>| !matches!(json, Json::Null);
+        let there = |path: &ClaimPath| path.find(&parsed.payload).is_some_and(is_there);
         if self.require.iter().all(there) {
             Ok(())
         } else {

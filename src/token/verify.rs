@@ -50,7 +50,7 @@ pub fn verify(
         signature,
         ..
     } = parsed;
-    let claims = Claims::read(payload, &rules.names).map_err(|_| Reject::ClaimMalformed)?;
+    let claims = Claims::read(&payload, &rules.names).map_err(|_| Reject::ClaimMalformed)?;
     // The caller chose the rules by `iss`; asked again because everything rests on it.
     if *claims.issuer != *rules.issuer {
         return Err(Reject::IssuerUnknown);
@@ -66,7 +66,7 @@ pub fn verify(
     candidates
         .find(|key| key.verify(algorithm, signing_input.as_bytes(), &signature))
         .map(|key| Verdict {
-            claims: Verified(claims),
+            claims: Verified(claims.with_all(payload.into())),
             key: Arc::clone(key),
             kid: key.kid().map(Box::from).or(kid.clone()),
         })

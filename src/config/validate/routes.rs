@@ -17,7 +17,7 @@ use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::Route;
 use crate::policy::{Auth, ClaimRequirement, Expression, Mode, OnStale, Requirement};
-use crate::route::{Entry, HostPattern, PathPattern, RouteTable};
+use crate::route::{self, Entry, HostPattern, PathPattern};
 use crate::token::{ClaimPath, Places};
 
 /// Default silence of a service in the middle of its answer: Envoy's. Event streams send a sign of life every 15 to 30 s.
@@ -264,31 +264,26 @@ pub(super) fn method(text: &str) -> Result<Method, String> {
 
 /// Routes that nobody could tell apart: positions of those that come second.
 fn conflicts(drafts: &[Draft<'_>], check: &mut Check<'_>) -> BTreeSet<usize> {
+    let (positions, entries): (Vec<usize>, Vec<Entry<'_, ()>>) = drafts
+        .iter()
+        .enumerate()
+        .filter_map(|(n, draft)| {
+            let matches = draft.matches.as_ref()?;
+            Some((
+                n,
+                Entry {
+                    hosts: &matches.hosts,
+                    path: &matches.path,
+                    methods: &matches.methods,
+                    protection: 0,
+                    route: Arc::new(()),
+                },
+            ))
+        })
+        .unzip();
     let mut conflicting = BTreeSet::new();
-    loop {
-        let (positions, entries): (Vec<usize>, Vec<Entry<'_, ()>>) = drafts
-            .iter()
-            .enumerate()
-            .filter(|(n, _)| !conflicting.contains(n))
-            .filter_map(|(n, draft)| {
-                let matches = draft.matches.as_ref()?;
-                Some((
-                    n,
-                    Entry {
-                        hosts: &matches.hosts,
-                        path: &matches.path,
-                        methods: &matches.methods,
-                        protection: 0,
-                        route: Arc::new(()),
-                    },
-                ))
-            })
-            .unzip();
-        let Err(conflict) = RouteTable::build(&entries) else {
-            return conflicting;
-        };
+    for conflict in route::conflicts(&entries) {
         let (first, second) = (positions[conflict.first], positions[conflict.second]);
-        // One that lists a host twice conflicts with itself.
         let what = if first == second {
             "names the same host twice; write it once".to_owned()
         } else {
@@ -302,6 +297,7 @@ fn conflicts(drafts: &[Draft<'_>], check: &mut Check<'_>) -> BTreeSet<usize> {
         check.fault(&drafts[second].at, what);
         conflicting.insert(second);
     }
+    conflicting
 }
 
 /// The name of each route. By default host and path; methods are added where that is not enough.

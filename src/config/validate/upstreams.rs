@@ -1,5 +1,6 @@
 //! `[[upstreams]]`, and those that a route writes as a URL.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +32,11 @@ const BALANCE: Balance = Balance::RoundRobin;
 #[derive(Debug)]
 pub(super) struct Upstreams {
     made: Vec<Options>,
-    /// Names of those that have a fault of their own: a route that names one has none.
+    /// Names of all, also of those that have a fault of their own: a route that names one has none.
     known: Vec<Box<str>>,
+    /// The same to look in, and the servers that routes have written: there may be thousands of each.
+    names: HashSet<Box<str>>,
+    inline: HashSet<UpstreamName>,
     /// Whether a name could not be read.
     incomplete: bool,
     system_roots: SystemRoots,
@@ -47,6 +51,8 @@ pub(super) fn upstreams(
     let mut upstreams = Upstreams {
         made: vec![],
         known: vec![],
+        names: HashSet::new(),
+        inline: HashSet::new(),
         incomplete: check.is_hole(&path) || raw.is_some_and(raw::List::has_holes),
         system_roots: SystemRoots::default(),
     };
@@ -56,7 +62,10 @@ pub(super) fn upstreams(
         let name_at = at.key("name");
         let name = check.required(&at, "name", upstream.name.as_ref(), "name = \"orders\"");
         match name {
-            Some(name) => upstreams.known.push(name.as_str().into()),
+            Some(name) => {
+                upstreams.known.push(name.as_str().into());
+                upstreams.names.insert(name.as_str().into());
+            }
             None => upstreams.incomplete = true,
         }
         let name = name.filter(|name| check.name(&name_at, name));
@@ -273,7 +282,7 @@ impl Upstreams {
         check: &mut Check<'_>,
     ) -> Option<UpstreamName> {
         if !is_inline(text) {
-            let known = self.known.iter().any(|name| **name == *text);
+            let known = self.names.contains(text);
             if !known && !self.incomplete {
                 let cure = if self.known.is_empty() {
                     "write a URL such as \"http://127.0.0.1:3000\", or [[upstreams]] with this name"
@@ -285,8 +294,9 @@ impl Upstreams {
             }
             return known.then(|| UpstreamName::new(text));
         }
-        if let Some(same) = self.made.iter().find(|made| made.name.as_str() == text) {
-            return Some(same.name.clone());
+        let name = UpstreamName::new(text);
+        if self.inline.contains(&name) {
+            return Some(name);
         }
         let written = server(at, text, check)?;
         let system_roots = &mut self.system_roots;
@@ -299,6 +309,7 @@ impl Upstreams {
         );
         let server = servers.pop()?;
         let name = UpstreamName::new(text);
+        self.inline.insert(name.clone());
         self.made.push(plain(name.clone(), vec![server]));
         Some(name)
     }
