@@ -16,9 +16,9 @@ use crate::plan::{Plan, Route};
 use crate::policy::{Auth, Mode, Requirement};
 use crate::route::{Conflict, Entry, RouteTable};
 use crate::telemetry::access;
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Tracer;
 use crate::token::{Earlier, Rules};
-use crate::telemetry::metrics::Metrics;
 use crate::upstream::{self, Upstream};
 
 /// An issuer as requests see it, beside the task that keeps its keys. `earlier`: the bounds that its older tokens are held to.
@@ -131,7 +131,10 @@ pub(super) fn plan(
             .map(|options| {
                 let same = known.get(&options.name);
                 let same = same.filter(|known| known.options == options);
-                same.map_or_else(|| Arc::new(Upstream::new(options, metrics)), |same| Arc::clone(same))
+                same.map_or_else(
+                    || Arc::new(Upstream::new(options, metrics)),
+                    |same| Arc::clone(same),
+                )
             })
             .collect(),
         access_log,

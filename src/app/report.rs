@@ -58,11 +58,7 @@ impl Report {
             holds: upstream.tried(),
         });
         Readiness {
-            conditions: keys
-                .chain(names)
-                .chain(in_sync)
-                .chain([serving])
-                .collect(),
+            conditions: keys.chain(names).chain(in_sync).chain([serving]).collect(),
         }
     }
 
