@@ -27,7 +27,7 @@ impl LogFile {
         no_bounds(path)?;
         let mut file = BufWriter::with_capacity(1024 * 1024, File::create(path)?);
         let mut header = b"jotgate denylist".to_vec();
-        header.extend_from_slice(&2_u32.to_le_bytes());
+        header.extend_from_slice(&3_u32.to_le_bytes());
         header.extend_from_slice(&SALT);
         header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
         file.write_all(&header)?;

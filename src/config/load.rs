@@ -750,18 +750,13 @@ claims = { tenant = 1.5 }
     #[test]
     fn what_a_later_version_knows_is_said_to_come() {
         check(
-            &format!("{BASE}on_stale = \"deny\"\n"),
-            "routes[0].on_stale",
+            &format!("{BASE}rewrite = \"/x\"\n"),
+            "routes[0].rewrite",
             "is not supported yet",
         );
         check(
-            &format!("{BASE}[denylist]\nmax_staleness = \"30s\"\n"),
-            "denylist.max_staleness",
-            "is not supported yet",
-        );
-        check(
-            &format!("{BASE}[denylist.redis]\nurl = \"x\"\n"),
-            "denylist.redis",
+            &format!("{BASE}[token_service]\nissuer = \"x\"\n"),
+            "token_service",
             "is not supported yet",
         );
     }
@@ -852,7 +847,7 @@ claims = { tenant = 1.5 }
                 "a",
                 "does not fit the file, where issuers[0].issuer is no table or list",
             ),
-            ("JOTGATE__DENYLIST__REDIS", "x", "is not supported yet"),
+            ("JOTGATE__TOKEN_SERVICE", "x", "is not supported yet"),
         ] {
             let faults = faults_with(BASE, &[(name, value)]);
             assert_eq!(faults.len(), 1, "{name}: {faults:?}");

@@ -11,6 +11,7 @@ mod drain;
 mod examples;
 mod expressions;
 mod failures;
+mod fleet;
 mod floods;
 mod forged_headers;
 mod framing;

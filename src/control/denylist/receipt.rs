@@ -113,12 +113,12 @@ async fn until_applied(
     target: impl Fn() -> Relayed,
 ) -> Receipt {
     let mut pause = PAUSE_MIN;
+    let mut members = fleet.members().to_vec();
     loop {
         // A relay that is away leaves what was known.
-        let members = match timeout_at(deadline, fleet.refreshed()).await {
-            Ok(Some(members)) => members,
-            Ok(None) | Err(_) => fleet.members().to_vec(),
-        };
+        if let Ok(Some(now)) = timeout_at(deadline, fleet.refreshed()).await {
+            members = now;
+        }
         // The target anew each time: in another run the change stands elsewhere in the stream.
         let receipt = Receipt::of(fleet, &target(), sequence, Wait::Fleet, &members);
         let left = deadline.saturating_duration_since(Instant::now());

@@ -1,0 +1,399 @@
+//! Several gateways, each a process of its own, and a real Redis between them: what is revoked on one holds on all, and the caller
+//! knows when; a gateway that cannot know says so.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use jotgate::base::clock::Clock;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::client::Request;
+use crate::support::cut::Cable;
+use crate::support::gateway::ADMIN_TOKEN;
+use crate::support::process::Process;
+use crate::support::redis::Redis;
+use crate::support::{Answer, Issuer, Setup, Upstream, eventually};
+
+/// How old a gateway's knowledge may be: the least that there is, so that nobody waits for long.
+const STALENESS: Duration = Duration::from_secs(2);
+
+const SECRET: &str = "the secret of the scenarios' fleet, 32 bytes and more";
+
+struct Scene {
+    issuer: Issuer,
+    upstream: Upstream,
+}
+
+/// A gateway of the fleet.
+struct Member {
+    process: Process,
+    address: SocketAddr,
+    admin: SocketAddr,
+    /// Its log.
+    _folder: Option<TempDir>,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self {
+            issuer: Issuer::start().await,
+            upstream: Upstream::start().await,
+        }
+    }
+
+    fn setup(&self, redis: SocketAddr, name: &str, lines: &str) -> Setup {
+        Setup::new(&self.issuer, &self.upstream)
+            .env("JOTGATE_FLEET_SECRET", SECRET)
+            .section(format!(
+                "[denylist]\nmax_staleness = \"2s\"\n{lines}\n[denylist.redis]\nurl = \"redis://{redis}\"\nname = \"{name}\"\n\
+                 command_timeout = \"400ms\"\nconnect_timeout = \"400ms\"\nsecret = {{ env = \"JOTGATE_FLEET_SECRET\" }}"
+            ))
+    }
+
+    /// A gateway without a disk.
+    async fn diskless(&self, redis: SocketAddr, name: &str) -> Member {
+        Member::start(&self.setup(redis, name, ""), None).await
+    }
+
+    /// One with a log in a folder of its own.
+    async fn durable(&self, redis: SocketAddr, name: &str) -> Member {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("denylist.log");
+        let setup = self.setup(
+            redis,
+            name,
+            &format!("path = {:?}", path.display().to_string()),
+        );
+        Member::start(&setup, Some(folder)).await
+    }
+
+    /// Three of them, all in sync.
+    async fn fleet(&self, redis: SocketAddr) -> [Member; 3] {
+        let members = [
+            self.durable(redis, "one").await,
+            self.diskless(redis, "two").await,
+            self.diskless(redis, "three").await,
+        ];
+        for member in &members {
+            member.is_ready().await;
+        }
+        members
+    }
+
+    /// A token that was issued a moment ago, so that a revocation of now catches it.
+    fn token(&self, user: &str) -> String {
+        let issued = Clock::system().now().0 - 5;
+        self.issuer.token(user).issued(issued).sign()
+    }
+}
+
+impl Member {
+    async fn start(setup: &Setup, folder: Option<TempDir>) -> Self {
+        let process = Process::gateway(setup);
+        Self {
+            address: process.address(&["listening"]).await,
+            admin: process.address(&["the admin API answers"]).await,
+            process,
+            _folder: folder,
+        }
+    }
+
+    async fn is_ready(&self) {
+        eventually("a gateway to be in sync", async || {
+            let answer = self.ask("GET", "/v1/status", None).await;
+            (answer.json()["fleet"]["in_sync"] == true).then_some(())
+        })
+        .await;
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let request = Request::new(self.admin, method, path).bearer(ADMIN_TOKEN);
+        match body {
+            Some(body) => request.json(body).await,
+            None => request.await,
+        }
+    }
+
+    async fn revoke(&self, scene: &Scene, user: &str, more: Value) -> Answer {
+        let mut body = json!({"iss": scene.issuer.url(), "sub": user});
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        self.ask("POST", "/v1/revocations", Some(&body)).await
+    }
+
+    async fn verdict(&self, token: &str) -> String {
+        Request::new(self.address, "GET", "/orders")
+            .bearer(token)
+            .await
+            .verdict()
+    }
+
+    async fn comes_to_say(&self, token: &str, verdict: &str) {
+        eventually("a verdict", async || {
+            (self.verdict(token).await == verdict).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_revoked_on_one_holds_on_all_when_the_caller_is_told() {
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let fleet = scene.fleet(redis.address()).await;
+    for (number, member) in fleet.iter().enumerate() {
+        let user = format!("user-{number}");
+        let token = scene.token(&user);
+        for other in &fleet {
+            assert_eq!(other.verdict(&token).await, "200");
+        }
+        let answer = member.revoke(&scene, &user, json!({"wait": "fleet"})).await;
+        let told = answer.json();
+        assert_eq!(answer.status(), 200, "{told}");
+        assert_eq!(told["rules"][0]["applied"], json!({"gateways": 3, "of": 3}));
+        assert_eq!(told["fleet"]["reached"], true);
+        assert!(told["fleet"]["effective_by"].is_u64(), "{told}");
+        let before = scene.upstream.count();
+        for other in &fleet {
+            assert_eq!(other.verdict(&token).await, "401 revoked");
+        }
+        assert_eq!(scene.upstream.count(), before);
+    }
+    // A rule has the same identifier everywhere, and is lifted anywhere.
+    let block =
+        json!({"iss": scene.issuer.url(), "sub": "blocked", "standing": true, "wait": "fleet"});
+    let made = fleet[0]
+        .ask("POST", "/v1/revocations", Some(&block))
+        .await
+        .json();
+    let path = format!(
+        "/v1/revocations/{}",
+        made["rules"][0]["id"].as_str().expect("an id")
+    );
+    let blocked = scene.token("blocked");
+    assert_eq!(fleet[2].ask("GET", &path, None).await.status(), 200);
+    assert_eq!(fleet[1].verdict(&blocked).await, "401 revoked");
+    assert_eq!(fleet[2].ask("DELETE", &path, None).await.status(), 200);
+    for member in &fleet {
+        member.comes_to_say(&blocked, "200").await;
+        eventually("the rule to be gone", async || {
+            (member.ask("GET", &path, None).await.status() == 404).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_cut_off_says_503_in_time_and_is_well_again_soon() {
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let cable = Cable::to(redis.address()).await;
+    let near = scene.diskless(redis.address(), "near").await;
+    let far = scene.diskless(cable.address(), "far").await;
+    for member in [&near, &far] {
+        member.is_ready().await;
+    }
+    let (alice, bob) = (scene.token("alice"), scene.token("bob"));
+    for token in [&alice, &bob] {
+        assert_eq!(far.verdict(token).await, "200");
+    }
+
+    cable.cut();
+    let cut = Instant::now();
+    let answer = near
+        .revoke(
+            &scene,
+            "alice",
+            json!({"wait": "fleet", "timeout": "300ms"}),
+        )
+        .await;
+    let told = answer.json();
+    assert_eq!(answer.status(), 202, "{told}");
+    assert_eq!(told["fleet"]["pending"], json!(["far"]));
+    assert_eq!(told["fleet"]["relayed"], true);
+    eventually(
+        "the far gateway to know that it does not know",
+        async || (far.verdict(&alice).await == "503 denylist_stale").then_some(()),
+    )
+    .await;
+    let took = cut.elapsed();
+    assert!(took < STALENESS + Duration::from_millis(250), "{took:?}");
+    assert_eq!(near.verdict(&alice).await, "401 revoked");
+    assert_eq!(near.verdict(&bob).await, "200", "the others go on");
+    let before = scene.upstream.count();
+    assert_eq!(far.verdict(&bob).await, "503 denylist_stale");
+    assert_eq!(scene.upstream.count(), before);
+
+    cable.heal();
+    let healed = Instant::now();
+    far.comes_to_say(&bob, "200").await;
+    let took = healed.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(far.verdict(&alice).await, "401 revoked");
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_is_filled_again_and_late_comers_learn_everything() {
+    let (scene, mut redis) = (Scene::new().await, Redis::start().await);
+    let fleet = scene.fleet(redis.address()).await;
+    let first = scene.token("first");
+    assert_eq!(
+        fleet[1]
+            .revoke(&scene, "first", json!({"wait": "fleet"}))
+            .await
+            .status(),
+        200
+    );
+
+    redis.kill().await;
+    // With a log it is durable and in force, and the answer says that the others do not have it.
+    let answer = fleet[0]
+        .revoke(&scene, "second", json!({"timeout": "200ms"}))
+        .await;
+    let told = answer.json();
+    assert_eq!(answer.status(), 202, "{told}");
+    assert_eq!(told["rules"][0]["durable"], true);
+    assert_eq!(told["fleet"]["relayed"], false);
+    // Without one nothing is acknowledged that only this process knows; but it holds here.
+    let answer = fleet[1]
+        .revoke(&scene, "third", json!({"timeout": "200ms"}))
+        .await;
+    assert_eq!(answer.verdict(), "503 not_relayed");
+    let [second, third] = ["second", "third"].map(|user| scene.token(user));
+    assert_eq!(fleet[1].verdict(&third).await, "401 revoked");
+
+    redis.restart_empty().await;
+    let began = Instant::now();
+    for member in &fleet {
+        for token in [&first, &second, &third] {
+            member.comes_to_say(token, "401 revoked").await;
+        }
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    let late = scene.diskless(redis.address(), "late").await;
+    late.is_ready().await;
+    for token in [&first, &second, &third] {
+        assert_eq!(late.verdict(token).await, "401 revoked");
+    }
+    assert_eq!(late.verdict(&scene.token("somebody else")).await, "200");
+}
+
+#[tokio::test]
+async fn a_flush_and_a_failover_to_a_replica_that_lags_lose_nothing() {
+    let (scene, primary) = (Scene::new().await, Redis::start().await);
+    // The gateways follow a name; here it is a cable that leads to another server after the failover.
+    let fleet = scene.fleet(primary.address()).await;
+    let revoke = async |user: &str, by: usize| {
+        let answer = fleet[by]
+            .revoke(&scene, user, json!({"wait": "fleet"}))
+            .await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    };
+    revoke("before", 1).await;
+    assert_eq!(primary.ask("FLUSHALL").await, "OK");
+    revoke("after", 2).await;
+    eventually("the stream to have both again", async || {
+        let late = scene.diskless(primary.address(), "late").await;
+        late.is_ready().await;
+        let mut verdicts = vec![];
+        for user in ["before", "after"] {
+            verdicts.push(late.verdict(&scene.token(user)).await);
+        }
+        (verdicts == ["401 revoked", "401 revoked"]).then_some(())
+    })
+    .await;
+    for member in &fleet {
+        for user in ["before", "after"] {
+            assert_eq!(member.verdict(&scene.token(user)).await, "401 revoked");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_stood_still_lets_nobody_through_on_old_knowledge() {
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let awake = scene.diskless(redis.address(), "awake").await;
+    let asleep = scene.diskless(redis.address(), "asleep").await;
+    for member in [&awake, &asleep] {
+        member.is_ready().await;
+    }
+    let alice = scene.token("alice");
+    assert_eq!(asleep.verdict(&alice).await, "200");
+    asleep.process.signal("STOP");
+    let answer = awake
+        .revoke(&scene, "alice", json!({"wait": "relay"}))
+        .await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let effective_by = answer.json()["fleet"]["effective_by"]
+        .as_u64()
+        .expect("an instant");
+    eventually(
+        "the instant after which nobody is let through",
+        async || (Clock::system().now().0 > effective_by).then_some(()),
+    )
+    .await;
+    asleep.process.signal("CONT");
+    let before = scene.upstream.count();
+    for _ in 0..20 {
+        let verdict = asleep.verdict(&alice).await;
+        assert!(
+            verdict == "401 revoked" || verdict == "503 denylist_stale",
+            "{verdict}"
+        );
+    }
+    asleep.comes_to_say(&alice, "401 revoked").await;
+    assert_eq!(scene.upstream.count(), before);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stood_alone_brings_its_rules_into_the_fleet() {
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = format!(
+        "path = {:?}",
+        folder.path().join("denylist.log").display().to_string()
+    );
+    let alone = Setup::new(&scene.issuer, &scene.upstream).section(format!("[denylist]\n{path}"));
+    let mut lone = Member::start(&alone, None).await;
+    assert_eq!(lone.revoke(&scene, "alice", json!({})).await.status(), 200);
+    lone.process.signal("TERM");
+    lone.process.ended().await;
+
+    let joined = Member::start(&scene.setup(redis.address(), "joined", &path), Some(folder)).await;
+    let other = scene.diskless(redis.address(), "other").await;
+    for member in [&joined, &other] {
+        member.is_ready().await;
+        assert_eq!(member.verdict(&scene.token("alice")).await, "401 revoked");
+        assert_eq!(member.verdict(&scene.token("bob")).await, "200");
+    }
+}
+
+#[tokio::test]
+async fn who_has_another_secret_revokes_nothing_here() {
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let ours = scene.diskless(redis.address(), "ours").await;
+    ours.is_ready().await;
+    let setup = scene.setup(redis.address(), "theirs", "").env(
+        "JOTGATE_FLEET_SECRET",
+        "another secret of at least 32 bytes .....",
+    );
+    let theirs = Member::start(&setup, None).await;
+    theirs.is_ready().await;
+    let answer = theirs
+        .revoke(&scene, "alice", json!({"wait": "relay"}))
+        .await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    eventually("the forgery to be told", async || {
+        let status = ours.ask("GET", "/v1/status", None).await.json();
+        (status["fleet"]["refused_entries"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
+    assert_eq!(ours.verdict(&scene.token("alice")).await, "200");
+    assert_eq!(ours.process.count("was not written by this fleet"), 1);
+    let members = ours.ask("GET", "/v1/status", None).await.json()["fleet"]["members"].clone();
+    assert_eq!(members.as_array().map(Vec::len), Some(1), "{members}");
+}
