@@ -26,7 +26,7 @@ pub struct Rules {
     pub leeway: Duration,
     /// Longest `exp - iat`. Default 24 h.
     pub max_lifetime: Duration,
-    /// Both were narrower when some tokens were issued, which are held to that (`docs/adr/0016-a-bound-that-grows.md`). Of the
+    /// Both were narrower when some tokens were issued, which are held to that (`docs/adr/0010-a-bound-that-grows.md`). Of the
     /// running gateway; a configuration knows of none.
     pub earlier: Earlier,
     /// Whether tokens without `iat` pass, if they expire within `max_lifetime` from now. Default false: nobody can say

@@ -16,8 +16,10 @@ pub(crate) struct Cable {
     _task: AbortOnDropHandle<()>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct State {
+    /// Where new connections lead.
+    target: SocketAddr,
     /// Nothing gets through; connections stay open, and what was sent comes when it is healed, as with TCP.
     is_cut: bool,
     /// Each piece takes so long.
@@ -30,12 +32,17 @@ impl Cable {
     pub(crate) async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (state, seen) = watch::channel(State::default());
+        let (state, seen) = watch::channel(State {
+            target,
+            is_cut: false,
+            delay: Duration::ZERO,
+            pulled: 0,
+        });
         let task = tokio::spawn(async move {
             // Its connections end with it.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(connection(client, target, seen.clone()));
+                connections.spawn(connection(client, seen.clone()));
             }
         });
         Self {
@@ -66,16 +73,25 @@ impl Cable {
         self.state.send_modify(|state| state.delay = delay);
     }
 
+    /// Closes all connections. New ones lead elsewhere, as those to a name after a failover.
+    pub(crate) fn lead_to(&self, target: SocketAddr) {
+        self.state.send_modify(|state| {
+            state.target = target;
+            state.pulled += 1;
+        });
+    }
+
     /// Closes all connections. New ones may come.
     pub(crate) fn pull(&self) {
         self.state.send_modify(|state| state.pulled += 1);
     }
 }
 
-async fn connection(mut client: TcpStream, target: SocketAddr, state: watch::Receiver<State>) {
+async fn connection(mut client: TcpStream, state: watch::Receiver<State>) {
     let pulled = state.borrow().pulled;
     let both = async {
         passes(&mut state.clone()).await;
+        let target = state.borrow().target;
         let Ok(mut server) = TcpStream::connect(target).await else {
             return;
         };
