@@ -193,7 +193,7 @@ impl<'a, C: Carrier> Session<'a, C> {
             if self.relay.has_state || u128::from(waited) >= most {
                 let epoch = format!("{:016x}-{}", (self.relay.options.chance)(), sight.now_ms);
                 // So that others see that somebody has yet to say what it knows.
-                self.relay.place = Place::default();
+                self.relay.place.is_reconciled = false;
                 self.report().await?;
                 self.link.found(&epoch).await?;
             } else {
@@ -209,6 +209,8 @@ impl<'a, C: Carrier> Session<'a, C> {
 
     /// Decides from where to read.
     async fn begin(&mut self, sight: Sight) -> Result<(), Ended> {
+        // Those that were there before, too: what Redis lost may be they.
+        let before = self.relay.members.all();
         self.look_at_members().await?;
         let place = &self.relay.place;
         let goes_on = place.is_reconciled && place.run == sight.run && place.applied <= sight.last;
@@ -226,7 +228,11 @@ impl<'a, C: Carrier> Session<'a, C> {
         } else {
             if self.relay.place.run != sight.run {
                 let own = self.relay.hand.name();
-                let suspects = self.relay.members.behind(&sight.run, &own);
+                let mut suspects = self.relay.members.behind(&sight.run, &own);
+                let known = before.into_iter().map(|member| member.name);
+                suspects.extend(known.filter(|name| {
+                    *name != own && !self.relay.members.has_come_to(name, &sight.run)
+                }));
                 // Who comes new does not know whom to wait for, if the epoch is new, too.
                 let is_new = self.relay.place.run == Run::default();
                 let grace_ms = self.relay.options.max_staleness.as_millis() / u128::from(NEWCOMER);

@@ -948,8 +948,8 @@ fn calm(scenario: impl Future<Output = ()>) {
     runtime.block_on(scenario);
 }
 
-#[test]
-fn after_a_loss_nobody_is_in_sync_before_all_have_come_or_had_the_time() {
+/// `lose` makes the server lose what it took since the replica was up to date.
+fn all_are_waited_for(lose: impl Fn(&mut Server)) {
     calm(async {
         let mut story = two_in_sync().await;
         let cut = |story: &Story, number: usize, is_cut: bool| {
@@ -964,11 +964,7 @@ fn after_a_loss_nobody_is_in_sync_before_all_have_come_or_had_the_time() {
         }
         story.gateways[0].revoke(&["alice".into()], START).await;
         story.pass(Duration::from_secs(1)).await;
-        {
-            let mut server = story.redis.server.lock().unwrap();
-            server.data = server.replica.clone();
-            server.generation += 1;
-        }
+        lose(&mut story.redis.server.lock().unwrap());
         cut(&story, 0, true);
         story.pass(STALENESS).await;
         let second = &story.gateways[1];
@@ -988,6 +984,19 @@ fn after_a_loss_nobody_is_in_sync_before_all_have_come_or_had_the_time() {
         assert!(second.lease.holds(story.boot()));
         assert!(second.index.check(&token_of("alice")).is_some());
     });
+}
+
+#[test]
+fn after_a_loss_nobody_is_in_sync_before_all_have_come_or_had_the_time() {
+    all_are_waited_for(|server| {
+        server.data = server.replica.clone();
+        server.generation += 1;
+    });
+}
+
+#[test]
+fn after_a_flush_those_that_were_there_before_are_waited_for_too() {
+    all_are_waited_for(|server| server.data = Data::default());
 }
 
 #[test]
