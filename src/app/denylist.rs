@@ -1,6 +1,7 @@
 //! The denylist at work: its log, its one writer, and in a fleet its relay.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus::Histogram;
@@ -161,10 +162,16 @@ fn options(
 ) -> RelayOptions {
     let revocations = revocations.clone();
     let boot = clock.clone();
+    let longest_s = AtomicU64::new(0);
     RelayOptions {
         max_staleness: settings.max_staleness,
         members_forgotten_after: redis.members_forgotten_after,
-        retention: Arc::new(move || revocations.longest_life() + RETAINED_LONGER),
+        retention: Arc::new(move || {
+            // It never shrinks: rules on tokens of an issuer that left are needed until those are over, and it may come back.
+            let wanted = (revocations.longest_life() + RETAINED_LONGER).as_secs();
+            let before = longest_s.fetch_max(wanted, Ordering::Relaxed);
+            Duration::from_secs(wanted.max(before))
+        }),
         clock: clock.clone(),
         boot: Arc::new(move || boot.boot()),
         propagation,

@@ -12,6 +12,9 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Of the upgrade to HTTP/2 that nobody does any more (RFC 7540 section 3.2.1).
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// `Jotgate-Revoke: session | user | others`: what a service that is trusted asks of the gateway in its answer.
+pub const JOTGATE_REVOKE: HeaderName = HeaderName::from_static("jotgate-revoke");
+
 /// Whether `name` is for one connection only (RFC 9110 section 7.6.1). `Trailer` is not: trailers are passed on.
 #[must_use]
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {

@@ -7,14 +7,11 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::authorize::Bearer;
 use crate::denylist::{Scope, WishSubject, Wisher};
-use crate::http::headers::single;
+use crate::http::headers::{JOTGATE_REVOKE, single};
 use crate::plan::Route;
 
 /// A service's own words to the gateway. None of them reaches a client.
 const OWN_PREFIX: &str = "jotgate-";
-
-/// `Jotgate-Revoke: session | user | others`
-const REVOKE: http::HeaderName = http::HeaderName::from_static("jotgate-revoke");
 
 /// How long an answer waits for the revocation that it causes.
 pub(super) const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,7 +29,7 @@ pub(super) fn wish(
     headers: &HeaderMap,
 ) -> Result<Option<(Scope, Wisher)>, WordFault> {
     if route.trust_revoke_header {
-        let word = single(headers, &REVOKE).map_err(|_| WordFault)?;
+        let word = single(headers, &JOTGATE_REVOKE).map_err(|_| WordFault)?;
         match word.map(http::HeaderValue::as_bytes) {
             None => {}
             Some(b"session") => return Ok(Some((Scope::Session, Wisher::Service))),

@@ -15,6 +15,7 @@ use super::io::TlsFault;
 use super::pool::{Connections, Http2, Lease, Load, Pool, Sent};
 use super::retry::Retries;
 use crate::base::deadline::Elapsed;
+use crate::http::headers::JOTGATE_REVOKE;
 
 /// Most servers that one request is offered to. If so many take no connection, the next one hardly will, and each may cost
 /// the whole `connect_timeout`.
@@ -124,7 +125,11 @@ where
     /// Whether the request is sent once more after this. Then it is taken from the budget.
     fn is_worth(&self, retries: &Retries, outcome: &Result<Sent<B>, Unanswered<B>>) -> bool {
         let is_meant = match outcome {
-            Ok(sent) => retries.on_status.contains(&sent.response.status()),
+            // What a service asks of the gateway counts, whatever else it says.
+            Ok(sent) => {
+                retries.on_status.contains(&sent.response.status())
+                    && !sent.response.headers().contains_key(&JOTGATE_REVOKE)
+            }
             // Over HTTP/2 the stream ended before the head of the answer.
             Err(Unanswered::Sent(SendError::NoAnswer(error))) => {
                 retries.on_no_answer && (self.options().http2 || is_silence(error))

@@ -33,7 +33,7 @@ impl IssuerLife {
     }
 
     /// How long a token may still pass after it was issued.
-    const fn whole(&self) -> Duration {
+    pub(super) const fn whole(&self) -> Duration {
         self.bound().whole()
     }
 }

@@ -163,6 +163,20 @@ impl Record {
         }
     }
 
+    /// Keeps the part that ends by itself at least until tokens that it denies could not pass any more, if they may live for `life` after
+    /// they were issued. A rule on one token ends with that, whoever made it.
+    pub(super) fn last_for(&mut self, life: Duration) {
+        if self.id.kind == Kind::Token {
+            return;
+        }
+        if let Some(span) = &mut self.ending
+            && span.cutoff != Cutoff::NEVER
+        {
+            let from = span.cutoff.instant().unwrap_or(self.at);
+            span.until = span.until.max(Until::at(from.plus(life)));
+        }
+    }
+
     /// Takes over what another gateway knows of the same rule. What changes nothing leaves no trace.
     pub(super) fn absorb(&mut self, other: &Self) {
         let before = self.clone();
@@ -308,5 +322,38 @@ mod tests {
         ] {
             assert_eq!(RuleId::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_rule_of_another_gateway_lasts_as_long_as_tokens_live_here() {
+        let record = |kind, cutoff, until| Record {
+            id: RuleId {
+                fingerprint: Fingerprint::from_bits(1),
+                kind,
+            },
+            issuer: "i".into(),
+            value: None,
+            ending: Some(Span {
+                cutoff,
+                until: Until::at(UnixSeconds(until)),
+            }),
+            standing: Standing::default(),
+            pinned: None,
+            reason: None,
+            by: "b".into(),
+            at: UnixSeconds(50),
+        };
+        let day = Duration::from_hours(24);
+        let until = |kind, cutoff, until| {
+            let mut record = record(kind, cutoff, until);
+            record.last_for(day);
+            record.span().until.instant().map(|at| at.0)
+        };
+        let at = |at| Cutoff::at(UnixSeconds(at));
+        assert_eq!(until(Kind::User, at(100), 200), Some(100 + 86_400));
+        assert_eq!(until(Kind::Session, Cutoff::ALWAYS, 200), Some(50 + 86_400));
+        assert_eq!(until(Kind::User, at(100), 90_000), Some(90_000));
+        assert_eq!(until(Kind::Token, Cutoff::ALWAYS, 200), Some(200));
+        assert_eq!(until(Kind::User, Cutoff::NEVER, 200), Some(200));
     }
 }

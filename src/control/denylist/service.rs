@@ -89,10 +89,15 @@ pub fn revocations(parts: Parts) -> (Revocations, Writer) {
         acknowledged: AtomicU64::new(0),
         clock: parts.clock.clone(),
     };
+    let shared = Arc::new(shared);
     let revocations = Revocations {
-        shared: Arc::new(shared),
+        shared: Arc::clone(&shared),
         inbox: sender,
     };
+    let lives = Box::new(move |issuer: &str| {
+        let issuers = shared.issuers.load();
+        issuers.find(issuer).map(IssuerLife::whole)
+    });
     let writer = Writer::new(
         parts.index,
         parts.log,
@@ -100,6 +105,7 @@ pub fn revocations(parts: Parts) -> (Revocations, Writer) {
         parts.clock,
         inbox,
         parts.ways,
+        lives,
     );
     (revocations, writer)
 }

@@ -265,6 +265,9 @@ enum Busy {
     Adopt(Adoption),
 }
 
+/// Tells how long tokens of an issuer may pass after they were issued; None if it is not configured.
+pub(super) type Lives = Box<dyn Fn(&str) -> Option<Duration> + Send + Sync>;
+
 /// The one writer. Give it a task: [`Writer::run`].
 pub struct Writer {
     index: IndexWriter,
@@ -275,6 +278,8 @@ pub struct Writer {
     inbox: mpsc::Receiver<Message>,
     /// None: this gateway stands alone.
     fleet: Option<Ways>,
+    /// How long tokens of an issuer may pass here after they were issued.
+    lives: Lives,
     /// Cancelled when nothing can be acknowledged any more.
     failed: CancellationToken,
     waiting: VecDeque<Change>,
@@ -317,6 +322,7 @@ impl Writer {
         clock: Clock,
         inbox: mpsc::Receiver<Message>,
         fleet: Option<Ways>,
+        lives: Lives,
     ) -> Self {
         Self {
             index,
@@ -325,6 +331,7 @@ impl Writer {
             clock,
             inbox,
             fleet,
+            lives,
             failed: CancellationToken::new(),
             waiting: VecDeque::new(),
             busy: Busy::Idle,
@@ -567,7 +574,12 @@ impl Writer {
     ) -> Result<Vec<RuleId>, MergeError> {
         let now = self.clock.now();
         let mut covered = Vec::with_capacity(records.len());
-        for record in records {
+        for mut record in records {
+            // Elsewhere they may live shorter; here the rule must last as long as they do here.
+            if let Some(life) = (self.lives)(&record.issuer) {
+                record.last_for(life);
+            }
+            let record = record;
             let id = record.id;
             let rule = record.rule();
             if rule.span.until.is_over(now.minus(KEPT_LONGER)) {
@@ -841,8 +853,8 @@ impl Writer {
 
     /// One step of the round.
     fn sweep(&mut self) {
-        // Records are on the move.
-        if matches!(self.busy, Busy::Adopt(_)) {
+        // Records are on the move, or about to be: what is forgotten now would be there again.
+        if self.edition.is_some() || matches!(self.busy, Busy::Adopt(_)) {
             return;
         }
         let now = self.clock.now();

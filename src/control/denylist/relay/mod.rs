@@ -35,7 +35,7 @@ use super::outbox::Outbox;
 use super::record::RuleId;
 use super::writer::Message;
 use crate::base::backoff::Backoff;
-use crate::base::clock::Clock;
+use crate::base::clock::{Clock, UnixSeconds};
 use crate::denylist::{BootMillis, Index, Lease};
 
 use fleet::{FleetHand, fleet};
@@ -265,14 +265,14 @@ impl<C: Carrier> Relay<C> {
         (self.options.chance)() as u32
     }
 
-    /// Own changes up to `sequence` are in the stream, at or before `id`.
-    fn note_relayed(&self, sequence: u64, id: EntryId) {
+    /// Own changes up to `sequence` are in the stream, at or before `id`, and were at `at` of the server's clock.
+    fn note_relayed(&self, sequence: u64, id: EntryId, at: UnixSeconds) {
         let relayed = Relayed {
             sequence,
             run: self.place.run.clone(),
             id,
-            // The clock's second may be nearly over.
-            at: self.options.clock.now().plus(Duration::from_secs(1)),
+            // Its second may be nearly over.
+            at: at.plus(Duration::from_secs(1)),
         };
         self.hand.relayed.send_replace(relayed);
     }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,9 @@ const GATHER: Duration = Duration::from_millis(2);
 
 /// Records sent in one go.
 const PUBLISH_RECORDS: usize = 16 * RULES_MAX;
+
+/// Entries of one step of that: a megabyte at most.
+const SEND_ENTRIES: usize = 4;
 
 /// Records on one page when everything is compared with the stream.
 const PAGE: usize = 4096;
@@ -97,6 +101,8 @@ struct Survey {
     covered: HashSet<RuleId>,
     /// Everything up to this was there at the beginning.
     to: EntryId,
+    /// Own changes until it began. Later ones wait in the outbox: of what is covered nobody knows whether before or after them.
+    sequence: u64,
     export: Option<Export>,
 }
 
@@ -106,8 +112,6 @@ struct Export {
     after: Option<RuleId>,
     /// The end was met, and what lies before `start` is left.
     is_round: bool,
-    /// Own changes that it covers.
-    sequence: u64,
 }
 
 /// One session.
@@ -125,6 +129,7 @@ pub(super) struct Session<'a, C: Carrier> {
     proof: Option<(BootMillis, EntryId)>,
     /// What was read and does not fit.
     held: Option<(Vec<Entry>, EntryId)>,
+    held_until: Instant,
     reported_at: Instant,
     report_at: Instant,
     upkeep_at: Instant,
@@ -167,6 +172,7 @@ impl<'a, C: Carrier> Session<'a, C> {
             survey: None,
             proof: None,
             held: None,
+            held_until: now,
             reported_at: now,
             report_at: now,
             upkeep_at: now + UPKEEP,
@@ -210,7 +216,7 @@ impl<'a, C: Carrier> Session<'a, C> {
     /// Decides from where to read.
     async fn begin(&mut self, sight: Sight) -> Result<(), Ended> {
         // Those that were there before, too: what Redis lost may be they.
-        let before = self.relay.members.all();
+        let known = self.relay.members.clone();
         self.look_at_members().await?;
         let place = &self.relay.place;
         let goes_on = place.is_reconciled && place.run == sight.run && place.applied <= sight.last;
@@ -228,16 +234,14 @@ impl<'a, C: Carrier> Session<'a, C> {
         } else {
             if self.relay.place.run != sight.run {
                 let own = self.relay.hand.name();
-                let mut suspects = self.relay.members.behind(&sight.run, &own);
-                let known = before.into_iter().map(|member| member.name);
-                suspects.extend(known.filter(|name| {
-                    *name != own && !self.relay.members.has_come_to(name, &sight.run)
-                }));
+                self.relay.members.miss(known);
+                let suspects = self.relay.members.behind(&sight.run, &own);
                 // Who comes new does not know whom to wait for, if the epoch is new, too.
                 let is_new = self.relay.place.run == Run::default();
                 let grace_ms = self.relay.options.max_staleness.as_millis() / u128::from(NEWCOMER);
                 let grace_ms = u64::try_from(grace_ms).unwrap_or(u64::MAX);
                 let ripe_ms = founded_ms(&sight.run.epoch).saturating_add(grace_ms);
+                self.relay.lasting.clear();
                 self.relay.place = Place {
                     run: sight.run.clone(),
                     suspects,
@@ -251,6 +255,7 @@ impl<'a, C: Carrier> Session<'a, C> {
             self.survey = Some(Survey {
                 covered: HashSet::new(),
                 to: sight.last,
+                sequence: self.relay.outbox.begin_anew(),
                 export: None,
             });
             self.relay.view.state = RelayState::Reconciling;
@@ -303,7 +308,7 @@ impl<'a, C: Carrier> Session<'a, C> {
                 () = self.relay.outbox.filled(), if publishes && self.gathered_at.is_none() => {}
                 Some(question) = self.relay.hand.asked.recv() => self.answer(question).await?,
                 () = tokio::time::sleep_until(self.upkeep_at) => self.upkeep().await?,
-                () = tokio::time::sleep(FULL_STEP), if self.held.is_some() => {
+                () = tokio::time::sleep_until(self.held_until), if self.held.is_some() => {
                     if let Some((entries, known_last)) = self.held.take() {
                         self.take(entries, known_last).await?;
                     }
@@ -378,6 +383,7 @@ impl<'a, C: Carrier> Session<'a, C> {
             }
             self.relay.view.state = RelayState::Full;
             self.held = Some((entries, known_last));
+            self.held_until = Instant::now() + FULL_STEP;
             self.relay.show();
             return Ok(());
         }
@@ -432,7 +438,6 @@ impl<'a, C: Carrier> Session<'a, C> {
                 start,
                 after: Some(start),
                 is_round: false,
-                sequence: self.relay.outbox.begin_anew(),
             });
         }
         self.renew();
@@ -442,12 +447,10 @@ impl<'a, C: Carrier> Session<'a, C> {
 
     /// One page of all rules: what the stream lacks of it is added.
     async fn export(&mut self) -> Result<(), Ended> {
-        let Some((start, after, is_round, sequence)) = self
-            .survey
-            .as_ref()
-            .and_then(|survey| survey.export.as_ref())
-            .map(|export| (export.start, export.after, export.is_round, export.sequence))
-        else {
+        let Some((start, after, is_round, sequence)) = self.survey.as_ref().and_then(|survey| {
+            let export = survey.export.as_ref()?;
+            Some((export.start, export.after, export.is_round, survey.sequence))
+        }) else {
             return Ok(());
         };
         let page = self.page(after).await?;
@@ -483,7 +486,8 @@ impl<'a, C: Carrier> Session<'a, C> {
         self.relay.outbox.serve(true);
         let sight = self.link.look().await?;
         self.follow_sight(&sight)?;
-        self.relay.note_relayed(sequence, sight.last);
+        let at = self.server_now();
+        self.relay.note_relayed(sequence, sight.last, at);
         self.relay.view.state = RelayState::Settling;
         tracing::info!(
             rules = self.relay.index.total(),
@@ -517,19 +521,27 @@ impl<'a, C: Carrier> Session<'a, C> {
         };
         let records = parcels.iter().flat_map(|parcel| &parcel.records);
         let payloads = payload::entries(records, &self.relay.seal);
-        let id = self.link.add(&payloads).await?;
+        let id = self.send(&payloads).await?;
         self.relay.outbox.sent(newest.sequence);
-        self.relay.note_relayed(newest.sequence, id);
+        let at = self.server_now();
+        self.relay.note_relayed(newest.sequence, id, at);
         self.relay.show();
         Ok(())
     }
 
     async fn add(&mut self, records: &[Arc<Record>]) -> Result<(), Ended> {
         let payloads = payload::entries(records.iter(), &self.relay.seal);
-        if !payloads.is_empty() {
-            self.link.add(&payloads).await?;
-        }
+        self.send(&payloads).await?;
         Ok(())
+    }
+
+    /// Some at a time, so that each step fits into its time over a slow line. Answers with the last id.
+    async fn send(&mut self, payloads: &[Bytes]) -> Result<EntryId, Ended> {
+        let mut id = self.last;
+        for some in payloads.chunks(SEND_ENTRIES) {
+            id = self.link.add(some).await?;
+        }
+        Ok(id)
     }
 
     /// Says how far this gateway is.
@@ -574,6 +586,10 @@ impl<'a, C: Carrier> Session<'a, C> {
         if self.relay.place.is_reconciled && !self.is_settled() {
             self.look_at_members().await?;
             self.settle();
+            if self.is_settled() {
+                // What the last one has published may be newer than what this report vouches for.
+                self.proof = None;
+            }
             self.report_at = now + SETTLE_STEP.min(self.relay.options.max_staleness / REPORTS);
         }
         self.renew();
@@ -607,7 +623,9 @@ impl<'a, C: Carrier> Session<'a, C> {
         let is_over = u128::from(waited) >= self.relay.options.max_staleness.as_millis();
         if is_over {
             place.ripe_ms = 0;
+            self.relay.members.give_up();
         }
+        let place = &mut self.relay.place;
         if is_over && !place.suspects.is_empty() {
             tracing::warn!(
                 gateways = ?place.suspects,
@@ -699,8 +717,11 @@ impl<'a, C: Carrier> Session<'a, C> {
         for record in again {
             self.relay.lasting.insert(record.id, now_ms);
         }
+        // What was not published again yet stays.
+        let needed = self.relay.lasting.values().min().copied();
+        let ms = now_ms.saturating_sub(retention_ms);
         let oldest = EntryId {
-            ms: now_ms.saturating_sub(retention_ms),
+            ms: needed.map_or(ms, |needed| needed.min(ms)),
             sequence: 0,
         };
         self.link.trim(oldest).await?;

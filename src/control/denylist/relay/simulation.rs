@@ -7,6 +7,7 @@
 //!
 //! What no gateway and no Redis has any more is lost, and counts for neither.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,6 +31,8 @@ use crate::token::Claims;
 const STALENESS: Duration = Duration::from_secs(12);
 const STEP: Duration = Duration::from_millis(100);
 const START: UnixSeconds = UnixSeconds(1_800_000_000);
+/// Few, so that the same one is revoked again while everything is compared.
+const USERS: u64 = 40;
 const SECRET: &[u8] = b"a secret of at least 32 bytes ...";
 /// A gateway that is there again for so long has said what it knows.
 const HEARD_AFTER: Duration = Duration::from_secs(4);
@@ -76,6 +79,8 @@ struct Server {
     born: Instant,
     /// Nothing is lost any more.
     is_at_peace: bool,
+    /// Entries of one read. None at all: reads break, and all else goes on.
+    most: usize,
     /// By name: no traffic.
     cut: HashMap<Box<str>, bool>,
 }
@@ -239,17 +244,25 @@ impl Link for SimLink {
         after: EntryId,
         count: usize,
         block: Duration,
-    ) -> Result<Vec<Entry>, LinkFault> {
+    ) -> Result<Vec<super::Entry>, LinkFault> {
         let until = Instant::now() + block;
         loop {
             let added = Arc::clone(&self.redis.added);
             let waked = added.notified();
+            let most = self.redis.server.lock().unwrap().most;
+            if most < usize::MAX {
+                sleep(STEP).await;
+            }
+            if most == 0 {
+                return Err(away());
+            }
+            let count = count.min(most);
             let found = self
                 .ask(|server| {
                     let stream = server.data.stream.iter();
                     let newer = stream.filter(|(id, _)| *id > after).take(count);
                     newer
-                        .map(|(id, payload)| Entry {
+                        .map(|(id, payload)| super::Entry {
                             id: *id,
                             payload: payload.clone(),
                         })
@@ -322,13 +335,13 @@ fn fingerprinter() -> Fingerprinter {
     Fingerprinter::new(&keys_of(SECRET, "jotgate").0)
 }
 
-fn token_of(user: &str) -> TokenKeys {
+fn token_of(user: &str, issued: UnixSeconds) -> TokenKeys {
     let claims = Claims {
         issuer: "https://id".into(),
         audiences: vec![],
         expires: UnixSeconds(START.0 + 9999),
         not_before: None,
-        issued: Some(UnixSeconds(START.0 - 100)),
+        issued: Some(issued),
         token_id: None,
         session_id: None,
         subject: Some(user.into()),
@@ -363,6 +376,7 @@ impl Gateway {
             clock.clone(),
             main_inbox,
             Some(ways),
+            Box::new(|_| None),
         );
         writer.remember(Records::Memory(records));
         let lease = Lease::ended();
@@ -429,7 +443,7 @@ impl Gateway {
     }
 
     /// Revokes users; answers with the sequence.
-    async fn revoke(&self, users: &[String], now: UnixSeconds) -> u64 {
+    async fn revoke(&self, users: &[String], cutoff: UnixSeconds) -> u64 {
         let origin = Origin {
             by: "ops".into(),
             way: Way::AdminApi,
@@ -441,9 +455,9 @@ impl Gateway {
                     &fingerprinter(),
                     &life(),
                     (Kind::User, user),
-                    None,
+                    Some(cutoff),
                     false,
-                    now,
+                    cutoff,
                 )
             })
             .collect();
@@ -517,11 +531,11 @@ struct Promise {
 }
 
 impl Promise {
-    fn new(user: &str, effective_by: Option<BootMillis>) -> Self {
+    fn new(user: &str, cutoff: UnixSeconds, effective_by: Option<BootMillis>) -> Self {
         Self {
             user: user.into(),
             id: id_of(user),
-            keys: token_of(user),
+            keys: token_of(user, cutoff),
             effective_by,
         }
     }
@@ -530,6 +544,7 @@ impl Promise {
 /// A revocation whose caller waits for the relay.
 struct Pending {
     users: Vec<String>,
+    cutoff: UnixSeconds,
     by: Box<str>,
     relayed: oneshot::Receiver<BootMillis>,
 }
@@ -567,6 +582,7 @@ impl Story {
             clock_ms: 0,
             born: Instant::now(),
             is_at_peace: false,
+            most: usize::MAX,
             cut: HashMap::new(),
         };
         let redis = Redis {
@@ -631,15 +647,17 @@ impl Story {
     async fn revoke(&mut self) {
         let at = self.any();
         let count = 1 + self.chance.below(3);
+        // The same ones again and again, each time of a later date.
         let users: Vec<_> = (0..count)
-            .map(|number| format!("user-{}", self.revoked + number))
+            .map(|_| format!("user-{}", self.chance.below(USERS)))
             .collect();
-        self.revoked += count;
+        self.revoked += 1;
+        let cutoff = UnixSeconds(START.0 + self.revoked);
         let gateway = &self.gateways[at];
-        let sequence = gateway.revoke(&users, UnixSeconds(START.0)).await;
+        let sequence = gateway.revoke(&users, cutoff).await;
         if gateway.has_disk {
             // Durable here: it holds everywhere in the end.
-            let promised = users.iter().map(|user| Promise::new(user, None));
+            let promised = users.iter().map(|user| Promise::new(user, cutoff, None));
             self.promises.extend(promised);
         }
         let (answer, relayed) = oneshot::channel();
@@ -657,6 +675,7 @@ impl Story {
         });
         self.pending.push(Pending {
             users,
+            cutoff,
             by: gateway.name.clone(),
             relayed,
         });
@@ -667,7 +686,9 @@ impl Story {
         self.pending
             .retain_mut(|pending| match pending.relayed.try_recv() {
                 Ok(at) => {
-                    let promised = |user: &String| Promise::new(user, Some(at.plus(STALENESS)));
+                    let promised = |user: &String| {
+                        Promise::new(user, pending.cutoff, Some(at.plus(STALENESS)))
+                    };
                     promises.extend(pending.users.iter().map(promised));
                     false
                 }
@@ -681,20 +702,27 @@ impl Story {
         self.lost_at = Instant::now();
         let seal = keys_of(SECRET, "jotgate").1;
         let server = self.redis.server.lock().unwrap();
-        let in_stream: HashSet<RuleId> = server
-            .data
-            .stream
-            .iter()
-            .flat_map(|(_, payload)| payload::records(payload, &seal).unwrap())
-            .map(|record| record.id)
-            .collect();
+        let mut in_stream: HashMap<RuleId, Record> = HashMap::new();
+        for (_, payload) in &server.data.stream {
+            for record in payload::records(payload, &seal).unwrap() {
+                match in_stream.entry(record.id) {
+                    Entry::Occupied(mut known) => known.get_mut().absorb(&record),
+                    Entry::Vacant(place) => drop(place.insert(record)),
+                }
+            }
+        }
         let (gateways, down) = (&self.gateways, &self.down);
         self.promises.retain(|promise| {
-            let id = promise.id;
-            let is_held = |gateway: &Gateway| gateway.index.rule(id.kind, id.fingerprint).is_some();
-            in_stream.contains(&id)
-                || gateways.iter().any(is_held)
-                || down.iter().any(|(_, _, records)| records.contains_key(&id))
+            let denies = |record: Option<&Record>| {
+                record.is_some_and(|record| record.rule().denies(&promise.keys))
+            };
+            denies(in_stream.get(&promise.id))
+                || gateways
+                    .iter()
+                    .any(|gateway| gateway.index.check(&promise.keys).is_some())
+                || down
+                    .iter()
+                    .any(|(_, _, records)| denies(records.get(&promise.id).map(|it| &**it)))
         });
     }
 
@@ -867,7 +895,9 @@ impl Story {
             let records = gateway.records().await;
             for promise in &self.promises {
                 assert!(
-                    records.contains_key(&promise.id),
+                    records
+                        .get(&promise.id)
+                        .is_some_and(|record| record.rule().denies(&promise.keys)),
                     "seed {seed}: {} lacks {}",
                     gateway.name,
                     promise.user
@@ -948,6 +978,69 @@ fn calm(scenario: impl Future<Output = ()>) {
     runtime.block_on(scenario);
 }
 
+#[test]
+fn what_is_revoked_again_while_everything_is_compared_goes_out_too() {
+    calm(async {
+        let mut story = two_in_sync().await;
+        let later = UnixSeconds(START.0 + 5);
+        story.gateways[0].revoke(&["alice".into()], START).await;
+        story.pass(STEP).await;
+        for number in 0..30 {
+            let user = format!("other-{number}");
+            story.gateways[0].revoke(&[user], START).await;
+            story.pass(STEP).await;
+        }
+        // A restart; reading all of it takes three seconds.
+        {
+            let mut server = story.redis.server.lock().unwrap();
+            server.generation += 1;
+            server.most = 1;
+        }
+        story.pass(Duration::from_secs(2)).await;
+        let state = story.gateways[0].fleet.view().state;
+        assert_eq!(state, RelayState::Reconciling);
+        let sequence = story.gateways[0].revoke(&["alice".into()], later).await;
+        let mut progress = story.gateways[0].fleet.relayed();
+        let relayed = progress.wait_for(|relayed| relayed.sequence >= sequence);
+        timeout(Duration::from_mins(1), relayed)
+            .await
+            .unwrap()
+            .unwrap();
+        story.pass(Duration::from_secs(10)).await;
+        let keys = token_of("alice", later);
+        assert!(story.gateways[1].index.check(&keys).is_some());
+    });
+}
+
+#[test]
+fn a_gateway_that_reads_nothing_is_not_in_sync_however_well_it_reports() {
+    calm(async {
+        let mut story = two_in_sync().await;
+        story.redis.server.lock().unwrap().most = 0;
+        // Both break, so this one cannot read what it wrote.
+        story.gateways[0].revoke(&["alice".into()], START).await;
+        story.pass(STALENESS * 2).await;
+        let now = story.boot();
+        assert!(
+            story
+                .gateways
+                .iter()
+                .all(|gateway| !gateway.lease.holds(now))
+        );
+        story.redis.server.lock().unwrap().most = usize::MAX;
+        story.pass(Duration::from_secs(4)).await;
+        let now = story.boot();
+        assert!(
+            story
+                .gateways
+                .iter()
+                .all(|gateway| gateway.lease.holds(now))
+        );
+        let keys = token_of("alice", START);
+        assert!(story.gateways[1].index.check(&keys).is_some());
+    });
+}
+
 /// `lose` makes the server lose what it took since the replica was up to date.
 fn all_are_waited_for(lose: impl Fn(&mut Server)) {
     calm(async {
@@ -982,7 +1075,7 @@ fn all_are_waited_for(lose: impl Fn(&mut Server)) {
         story.pass(Duration::from_secs(3)).await;
         let second = &story.gateways[1];
         assert!(second.lease.holds(story.boot()));
-        assert!(second.index.check(&token_of("alice")).is_some());
+        assert!(second.index.check(&token_of("alice", START)).is_some());
     });
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ::redis::{Cmd, cmd, pipe};
+use ::redis::{Cmd, Value, cmd, pipe};
 use bytes::Bytes;
 
 use self::find::Finder;
@@ -210,7 +210,8 @@ impl Link for RedisLink {
         read.arg(after.to_string());
         let limit = block.saturating_add(self.options.command_timeout);
         let answer = wire.one(&read, READ_BYTES_MAX, limit).await;
-        if wire.overflown() {
+        // Too much for its bound, or for the line in the time there is.
+        if answer.is_err() {
             let fewer = (count / 8).max(1);
             self.width.store(fewer, Ordering::Relaxed);
         }
@@ -252,13 +253,30 @@ impl Link for RedisLink {
             match wire.one(&make, ANSWER_BYTES_MAX, limit).await {
                 // Another gateway was faster.
                 Err(LinkFault::Refused(why)) if why.starts_with("BUSYGROUP") => {}
-                made => drop(made?),
+                made => {
+                    made?;
+                    // The epoch was there and the stream was not: somebody deleted it, or Redis did for room. It is another epoch now,
+                    // so that all gateways publish again what they know.
+                    if answers[3].as_ref().is_ok_and(|epoch| *epoch != Value::Nil) {
+                        let mut forget = cmd("DEL");
+                        forget.arg(&*self.keys.epoch);
+                        wire.one(&forget, ANSWER_BYTES_MAX, limit).await?;
+                    }
+                }
             }
             answers = wire.all(commands, ANSWER_BYTES_MAX, limit).await?;
         }
         let [written, set, groups, epoch, time, info] = answers;
         written?;
         set?;
+        if self.options.replicas_min > 0 {
+            // An old primary that lost its replicas must not vouch for anything.
+            let mut wait = cmd("WAIT");
+            wait.arg(self.options.replicas_min)
+                .arg(reply::millis(limit));
+            let have = wire.one(&wait, ANSWER_BYTES_MAX, limit * 2).await?;
+            enough(reply::number(have), self.options.replicas_min)?;
+        }
         let last = reply::tip(groups?, TIP).ok_or_else(|| reply::odd("XINFO GROUPS"))?;
         let sight = reply::sight(&self.run_id, last, epoch, time, info)?;
         self.wire = Some(wire);

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -34,7 +34,6 @@ pub(super) struct Wire {
 #[derive(Debug, Default)]
 struct Room {
     left: AtomicUsize,
-    overflown: AtomicBool,
 }
 
 struct Bounded<S> {
@@ -178,11 +177,6 @@ impl Wire {
             .find_map(Result::err)
             .unwrap_or_else(|| reply::odd("EXEC")))
     }
-
-    /// Whether the server sent more than there was room for.
-    pub(super) fn overflown(&self) -> bool {
-        self.room.overflown.load(Ordering::Relaxed)
-    }
 }
 
 async fn handshake(
@@ -235,7 +229,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
         let read = buffer.filled().len() - before;
         let left = self.room.left.load(Ordering::Relaxed);
         if read > left {
-            self.room.overflown.store(true, Ordering::Relaxed);
             self.room.close();
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
