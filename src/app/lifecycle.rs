@@ -27,9 +27,10 @@ use crate::control::admin::{Admin, Door, serve, serve_probes};
 use crate::control::certificates::{Watched, watch};
 use crate::control::denylist::{Bounds, BoundsError, OpenError, Revocations, serve_desk};
 use crate::control::jwks::KeySourceError;
-use crate::denylist::{Lease, desk};
+use crate::denylist::{Desk, Lease, desk};
 use crate::listener::tls::Tls;
 use crate::listener::{self, Address, Inherited, ListenError, ListenerMetrics, inherit_or_bind};
+use crate::plan::Plan;
 use crate::proxy::{Shared, StaleNotice};
 use crate::route::Conflict;
 use crate::telemetry::logs::Log;
@@ -190,35 +191,27 @@ impl Gateway {
         let (desk, wishes) = desk();
         let revocations = denylist.revocations.clone();
         tasks.spawn(serve_desk(wishes, revocations, control.clone()));
-        let shared = Arc::new(Shared {
-            desk,
-            stale_notice: StaleNotice::default(),
-            plan: ArcSwap::from_pointee(plan),
-            tables: Arc::new(Tables {
-                tokens: TokenCache::new(settings.token_cache_bytes, Bearer::weight),
-                denylist: denylist.index,
-                fingerprinter: denylist.fingerprinter,
-                lease,
-            }),
-            clock: clock.clone(),
-            metrics: metrics.clone(),
-        });
+        let tables = Tables {
+            tokens: TokenCache::new(settings.token_cache_bytes, Bearer::weight),
+            denylist: denylist.index,
+            fingerprinter: denylist.fingerprinter,
+            lease,
+        };
+        let shared = shared(desk, plan, tables, &clock, &metrics);
         note_good(&shared);
         let draining = Arc::new(AtomicBool::new(false));
         let admin_tls = settings.admin.as_ref().and_then(|admin| admin.tls.clone());
-        let (api, admin) = match settings.admin {
-            None => (None, None),
-            Some(admin) => {
-                let report = Report {
-                    shared: Arc::clone(&shared),
-                    members: Arc::clone(&members),
-                    draining: Arc::clone(&draining),
-                    revocations: denylist.revocations.clone(),
-                };
-                let (api, places) = start_admin(admin, &report, &issuers, &tasks, &control).await?;
-                (Some(api), Some(places))
-            }
+        let report = Report {
+            shared: Arc::clone(&shared),
+            members: Arc::clone(&members),
+            draining: Arc::clone(&draining),
+            revocations: denylist.revocations.clone(),
         };
+        let admin = match settings.admin {
+            None => None,
+            Some(admin) => Some(start_admin(admin, &report, &issuers, &tasks, &control).await?),
+        };
+        let (api, admin) = admin.unzip();
 
         let end = End::default();
         let tls: Vec<_> = settings.listeners.iter().map(|l| l.tls.clone()).collect();
@@ -343,6 +336,18 @@ impl Gateway {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+/// What all serving threads share.
+fn shared(desk: Desk, plan: Plan, tables: Tables, clock: &Clock, metrics: &Metrics) -> Arc<Shared> {
+    Arc::new(Shared {
+        desk,
+        stale_notice: StaleNotice::default(),
+        plan: ArcSwap::from_pointee(plan),
+        tables: Arc::new(tables),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+    })
 }
 
 /// Every thread has its share of every listener.

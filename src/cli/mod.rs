@@ -75,7 +75,7 @@ enum Command {
     #[command(subcommand)]
     Keys(KeysCommand),
     /// Revoke tokens, sessions, users, clients or keys on a running gateway
-    Revoke(revoke::RevokeArgs),
+    Revoke(Box<revoke::RevokeArgs>),
     /// Show the state of a running gateway
     Status(status::StatusArgs),
     /// Ask a running gateway whether it is ready: exit code 0 or 1
@@ -228,7 +228,7 @@ fn execute(command: Command, out: &mut dyn Write) -> Result<Verdict, Failure> {
         Command::Token(TokenCommand::Mint(args)) => mint::mint(&args, clock.now(), out),
         Command::Keys(KeysCommand::Generate(args)) => keys::generate(&args, out),
         Command::Revoke(args) => {
-            return block_on(revoke::revoke(args, clock.now(), &mut io::stdin(), out));
+            return block_on(revoke::revoke(*args, clock.now(), &mut io::stdin(), out));
         }
         Command::Status(args) => block_on(status::status(args, out)),
         Command::Health(args) => return block_on(health::health(args, out)),

@@ -44,7 +44,8 @@ struct Met {
     servers: Vec<Server>,
     logout: bool,
     end_at_expiry: bool,
-    deny_when_stale: bool,
+    /// None on public routes.
+    on_stale: Option<OnStale>,
     trust_revoke_header: bool,
 }
 
@@ -272,7 +273,7 @@ impl Met {
             upstream: route.upstream.to_string(),
             logout: route.logout,
             end_at_expiry: route.end_at_expiry,
-            deny_when_stale: route.auth != Auth::Public && route.on_stale == OnStale::Deny,
+            on_stale: (route.auth != Auth::Public).then_some(route.on_stale),
             trust_revoke_header: route.trust_revoke_header,
         }
     }
@@ -311,8 +312,8 @@ fn compare(before: Option<&Met>, after: Option<&Met>) -> Vec<(bool, String)> {
         ),
         (
             // A route that becomes public loses more, and that is told already.
-            before.deny_when_stale && after.auth != Auth::Public,
-            after.deny_when_stale,
+            before.on_stale == Some(OnStale::Deny) && after.on_stale.is_some(),
+            after.on_stale == Some(OnStale::Deny),
             "tokens are refused while the denylist is too old",
         ),
         (

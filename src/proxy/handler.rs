@@ -385,9 +385,8 @@ impl Exchange<'_> {
         {
             return Err(Failure::BodyTooLarge.into());
         }
-        let client = websocket
-            .then(|| parts.extensions.remove::<OnUpgrade>())
-            .flatten();
+        let upgrade = || parts.extensions.remove::<OnUpgrade>();
+        let client = websocket.then(upgrade).flatten();
         request::rewrite(
             parts,
             &Outgoing {
@@ -410,9 +409,8 @@ impl Exchange<'_> {
         let watch = if is_empty { None } else { watch() };
         let deadline = self.worker.deadlines.deadline();
         let clock = Rc::new(Clock::new(deadline, route.timeout, route.idle_timeout));
-        let is_grpc = self.is_grpc;
         // Only a service that is known to speak HTTP/2 can be asked for streams of messages; from others it is a pretext.
-        let stream = (is_grpc && service.pool.options().http2).then_some(route.idle_timeout);
+        let stream = (self.is_grpc && service.pool.options().http2).then_some(route.idle_timeout);
         let body = match self.body.take() {
             Some(body) if !is_empty => RequestBody::new(
                 body,
@@ -421,7 +419,8 @@ impl Exchange<'_> {
                 self.worker.deadlines.deadline(),
                 Rc::clone(&clock),
                 stream,
-                is_grpc.then(|| (Arc::clone(&self.edition.plan), Arc::clone(route))),
+                self.is_grpc
+                    .then(|| (Arc::clone(&self.edition.plan), Arc::clone(route))),
             ),
             Some(_) | None => RequestBody::default(),
         };
@@ -465,8 +464,8 @@ impl Exchange<'_> {
             .headers()
             .get(UPGRADE)
             .is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        // A 101 that nobody asked for, or to another protocol.
         if switching && !(client.is_some() && switched) {
+            // A 101 that nobody asked for, or to another protocol.
             return Err(Failure::UpstreamFailed.into());
         }
         clock.head_came();

@@ -461,20 +461,20 @@ fn least_permissions() -> String {
     line.expect("the permissions").replace(">PASSWORD", ">pw")
 }
 
-fn login(user: Option<&str>, password: &str) -> Option<Login> {
-    Some(Login {
+fn login(user: Option<&str>, password: &str) -> Login {
+    Login {
         user: user.map(Into::into),
         password: secret(password.into()),
-    })
+    }
 }
 
 #[tokio::test]
 async fn the_documented_permissions_are_enough_and_each_of_them_is_needed() {
     let redis = Redis::start().await;
     let replica = Redis::replica_of(&redis, &[]).await;
-    let line = least_permissions();
+    let permissions = least_permissions();
     let options = || Options {
-        login: login(Some("jotgate"), "pw"),
+        login: Some(login(Some("jotgate"), "pw")),
         replicas_min: 1,
         ..options(redis.address())
     };
@@ -490,16 +490,16 @@ async fn the_documented_permissions_are_enough_and_each_of_them_is_needed() {
         link.forget("a").await?;
         link.trim(id).await
     };
-    let commands: Vec<&str> = line
+    let commands: Vec<&str> = permissions
         .split(' ')
         .filter(|word| word.starts_with('+'))
         .collect();
     assert!(commands.len() > 15, "{commands:?}");
-    assert_eq!(redis.ask(&line).await, "OK");
+    assert_eq!(redis.ask(&permissions).await, "OK");
     within("everything", everything()).await.expect("permitted");
     for command in commands {
         redis.ask("FLUSHALL").await;
-        let less = line.replace(&format!(" {command}"), "");
+        let less = permissions.replace(&format!(" {command}"), "");
         // From the first permission on, or what was given stays.
         assert_eq!(redis.ask(&less.replace(" on ", " reset on ")).await, "OK");
         let outcome = within("everything", everything()).await;
@@ -518,12 +518,17 @@ async fn a_wrong_password_is_refused_and_not_repeated() {
         login,
         ..options(redis.address())
     };
-    let outcome = connect(with(login(None, "hunter2"))).await;
+    let outcome = connect(with(Some(login(None, "hunter2")))).await;
     assert!(!format!("{outcome:?}").contains("hunter2"));
     refused(outcome, "");
-    refused(connect(with(login(Some("nobody"), "right"))).await, "");
+    refused(
+        connect(with(Some(login(Some("nobody"), "right")))).await,
+        "",
+    );
     refused(connect(with(None)).await, "NOAUTH");
-    let mut link = connect(with(login(None, "right"))).await.expect("a link");
+    let mut link = connect(with(Some(login(None, "right"))))
+        .await
+        .expect("a link");
     link.look().await.expect("a sight");
 }
 
@@ -631,7 +636,7 @@ async fn sentinels_lead_to_the_primary() {
             at: vec![peer(gone), peer(sentinel.address())],
             service: service.into(),
         },
-        login: login(None, "pw"),
+        login: Some(login(None, "pw")),
         ..options(primary.address())
     };
     let mut link = connect(by("mymaster")).await.expect("a link");

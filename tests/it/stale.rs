@@ -86,10 +86,7 @@ async fn a_denylist_that_is_too_old_is_503_and_never_401() {
     admin.revoke_session(scene.issuer.url(), "eve").await;
     let ask = |token: &str| scene.gateway.get("/").bearer(token);
     assert_eq!(ask(&token).await.status(), 200);
-    scene
-        .gateway
-        .clock()
-        .advance(MAX_STALENESS - Duration::from_millis(1));
+    scene.gateway.clock().advance(Duration::from_millis(29_999));
     assert_eq!(ask(&token).await.status(), 200, "the last millisecond");
     scene.gateway.clock().advance(Duration::from_millis(1));
     let passed = scene.upstream.count();

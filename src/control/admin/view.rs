@@ -171,13 +171,13 @@ pub(super) fn lifted<'r>(
     receipt: Option<&'r Receipt>,
 ) -> impl Serialize + use<'r> {
     #[derive(Serialize)]
-    struct Lifted<'a> {
+    struct Answer<'a> {
         lifted: RuleId,
         remaining: Option<Full<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         fleet: Option<Spread<'a>>,
     }
-    Lifted {
+    Answer {
         lifted: id,
         remaining: rest.map(full),
         fleet: receipt.map(Spread::from),

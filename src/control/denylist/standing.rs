@@ -178,7 +178,7 @@ mod tests {
             let last = parts.iter().filter_map(Standing::lifted).max();
             let widest = parts
                 .iter()
-                .flat_map(|part| part.orders())
+                .flat_map(Standing::orders)
                 .filter(|(_, set)| last.is_none_or(|last| *set > last))
                 .map(|(cutoff, _)| *cutoff)
                 .max();

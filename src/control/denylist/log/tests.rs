@@ -435,7 +435,7 @@ fn what_a_fleet_could_not_recognise_keeps_a_log_out_of_it() {
     let before = std::fs::read(&path).unwrap();
     let (_, mut index) = denylist::index(100);
     let mut open = |now| Log::open(&path, Some([7; 16]), &mut index, now, histogram());
-    let error = open(UnixSeconds(1)).err().expect("it would be lost");
+    let error = open(UnixSeconds(1)).expect_err("it would be lost");
     assert!(
         matches!(error, OpenError::Nameless { rules: 1, .. }),
         "{error}"

@@ -34,6 +34,10 @@ impl KeyType for Length {
 
 /// What the gateways of a fleet make of their secret: the salt of their fingerprints, so that rules have the same identifiers
 /// everywhere, and the seal of `stream`.
+///
+/// # Panics
+///
+/// Never: HKDF gives up to 255 times 32 bytes, and these are 48.
 #[must_use]
 pub fn keys_of(secret: &[u8], stream: &str) -> ([u8; 16], Seal) {
     let secret = Salt::new(HKDF_SHA256, CONTEXT).extract(secret);

@@ -707,7 +707,7 @@ impl<'a, C: Carrier> Session<'a, C> {
             self.tell_writer(Message::Recall { id, answer }).await?;
             match record.await {
                 Ok(Ok(Some(record))) if outlives(&record, retention) => {
-                    again.push(Arc::new(record))
+                    again.push(Arc::new(record));
                 }
                 Ok(Ok(_)) => drop(self.relay.lasting.remove(&id)),
                 Ok(Err(_)) | Err(_) => return Err(gone()),

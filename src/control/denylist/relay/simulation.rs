@@ -549,12 +549,14 @@ struct Pending {
     relayed: oneshot::Receiver<BootMillis>,
 }
 
+type OnDisk = BTreeMap<RuleId, Arc<Record>>;
+
 struct Story {
     chance: Chance,
     redis: Redis,
     gateways: Vec<Gateway>,
     /// What crashed gateways have on disk, and when they are back.
-    down: Vec<(Box<str>, Instant, BTreeMap<RuleId, Arc<Record>>)>,
+    down: Vec<(Box<str>, Instant, OnDisk)>,
     promises: Vec<Promise>,
     pending: Vec<Pending>,
     revoked: u64,
@@ -686,10 +688,10 @@ impl Story {
         self.pending
             .retain_mut(|pending| match pending.relayed.try_recv() {
                 Ok(at) => {
-                    let promised = |user: &String| {
+                    let promise = |user: &String| {
                         Promise::new(user, pending.cutoff, Some(at.plus(STALENESS)))
                     };
-                    promises.extend(pending.users.iter().map(promised));
+                    promises.extend(pending.users.iter().map(promise));
                     false
                 }
                 Err(oneshot::error::TryRecvError::Empty) => true,
@@ -748,11 +750,10 @@ impl Story {
         {
             let mut server = self.redis.server.lock().unwrap();
             match what {
-                // A restart without its data, or a failover to a replica that lags; the clock may be behind.
-                0 => server.data = Data::default(),
+                // A restart without its data, or a flush of the same server.
+                0 | 3 => server.data = Data::default(),
+                // A failover to a replica that lags; the clock may be behind.
                 1 | 2 => server.data = server.replica.clone(),
-                // A flush: the same server.
-                3 => server.data = Data::default(),
                 // A plain restart: nothing is lost.
                 _ => {}
             }

@@ -100,7 +100,8 @@ impl Carrier for RedisCarrier {
     async fn connect(&self) -> Result<RedisLink, LinkFault> {
         let options = Arc::clone(self.finder.options());
         let keys = Keys::new(&options.stream);
-        let (wire, run_id) = self.finder.find(&keys.rules).await?;
+        // Many small steps make a large future.
+        let (wire, run_id) = Box::pin(self.finder.find(&keys.rules)).await?;
         Ok(RedisLink {
             wire: Some(wire),
             options,
@@ -253,8 +254,8 @@ impl Link for RedisLink {
             match wire.one(&make, ANSWER_BYTES_MAX, limit).await {
                 // Another gateway was faster.
                 Err(LinkFault::Refused(why)) if why.starts_with("BUSYGROUP") => {}
-                made => {
-                    made?;
+                created => {
+                    created?;
                     // The epoch was there and the stream was not: somebody deleted it, or Redis did for room. It is another epoch now,
                     // so that all gateways publish again what they know.
                     if answers[3].as_ref().is_ok_and(|epoch| *epoch != Value::Nil) {

@@ -126,9 +126,7 @@ impl Wire {
         self.room.open(room);
         let answer = in_time(limit, "to answer", async {
             let answer = self.connection.req_packed_command(command).await;
-            answer
-                .and_then(|value| value.extract_error())
-                .map_err(reply::fault)
+            answer.and_then(Value::extract_error).map_err(reply::fault)
         });
         let answer = answer.await;
         self.room.close();
