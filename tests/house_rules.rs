@@ -308,13 +308,16 @@ fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 
-/// The files in which `module::tests::name` (beside the code) or `file::name` (a scenario) may stand, and the name.
+/// The files in which `module::tests::name` (beside the code) or `file::name` (a scenario, or a module of tests) may stand, and
+/// the name.
 fn places(test: &str) -> (Vec<PathBuf>, &str) {
     let (module, name) = test.rsplit_once("::").expect("a module and a name");
     let Some(module) = module.strip_suffix("::tests") else {
-        let binaries =
-            ["tests/it", "tests"].map(|folder| root().join(format!("{folder}/{module}.rs")));
-        return (binaries.to_vec(), name);
+        // The last is a module that is nothing but tests.
+        let path = module.replace("::", "/");
+        let places = ["tests/it", "tests", "src"];
+        let places = places.map(|folder| root().join(format!("{folder}/{path}.rs")));
+        return (places.to_vec(), name);
     };
     let folder = root().join("src").join(module.replace("::", "/"));
     let places = vec![

@@ -306,21 +306,45 @@ async fn a_flush_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_stream_that_somebody_deletes_is_filled_again() {
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let fleet = scene.fleet(redis.address()).await;
+    let answer = fleet[0]
+        .revoke(&scene, "before", json!({"wait": "fleet"}))
+        .await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    redis.ask("DEL {jotgate}:rules").await;
+    // A newer entry hides that the stream began anew.
+    let answer = fleet[1]
+        .revoke(&scene, "after", json!({"wait": "relay"}))
+        .await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    eventually("the stream to have both", async || {
+        let held = redis.ask("XLEN {jotgate}:rules").await.parse::<u32>();
+        (held.expect("a number") >= 2).then_some(())
+    })
+    .await;
+    let late = scene.diskless(redis.address(), "late").await;
+    late.is_ready().await;
+    for user in ["before", "after"] {
+        assert_eq!(late.verdict(&scene.token(user)).await, "401 revoked");
+    }
+}
+
+#[tokio::test]
 async fn a_failover_to_a_replica_that_lags_loses_nothing() {
     let (scene, mut primary) = (Scene::new().await, Redis::start().await);
     let replica = Redis::replica_of(&primary, &[]).await;
     let name = Cable::to(primary.address()).await;
     let fleet = scene.fleet(name.address()).await;
     // The replica hears no more, and what it misses was acknowledged.
-    replica.pause();
+    replica.promote().await;
     for (number, member) in fleet.iter().enumerate() {
         let user = format!("user-{number}");
         let answer = member.revoke(&scene, &user, json!({"wait": "fleet"})).await;
         assert_eq!(answer.status(), 200, "{}", answer.text());
     }
     primary.kill().await;
-    replica.resume();
-    replica.promote().await;
     assert_eq!(replica.ask("XLEN {jotgate}:rules").await, "0");
     name.lead_to(replica.address());
 

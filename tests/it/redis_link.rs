@@ -182,13 +182,10 @@ async fn a_look_shows_the_epoch_the_last_id_and_the_clock() {
 async fn a_report_is_written_and_looks() {
     let redis = Redis::start().await;
     let (mut link, mut other) = (linked(&redis).await, linked(&redis).await);
-    link.found("epoch").await.expect("named");
     // There is no stream yet, and no group.
     let first = link.report("a", "1".into()).await.expect("a sight");
-    assert_eq!(
-        (&*first.run.epoch, first.last),
-        ("epoch", EntryId::default())
-    );
+    assert_eq!((&*first.run.epoch, first.last), ("", EntryId::default()));
+    link.found("epoch").await.expect("named");
     for text in ["one", "two"] {
         let last = add(&mut other, &[text]).await;
         for link in [&mut link, &mut other] {
@@ -198,13 +195,12 @@ async fn a_report_is_written_and_looks() {
             assert_eq!((&sight.run, sight.last), (&look.run, look.last));
         }
     }
-    // A stream that somebody else began has no group.
+    assert_eq!(&*link.look().await.expect("a sight").run.epoch, "epoch");
+    // A stream that was deleted and began anew has no group, and whatever it had is lost: it is no longer the same epoch.
     redis.ask("DEL {jotgate}:rules").await;
     let last = add(&mut other, &["three"]).await;
-    assert_eq!(
-        link.report("b", "2".into()).await.expect("a sight").last,
-        last
-    );
+    let after = link.report("b", "2".into()).await.expect("a sight");
+    assert_eq!((&*after.run.epoch, after.last), ("", last));
     let mut members = link.members().await.expect("members");
     members.sort();
     assert_eq!(
