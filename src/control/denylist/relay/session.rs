@@ -130,6 +130,8 @@ pub(super) struct Session<'a, C: Carrier> {
     /// What was read and does not fit.
     held: Option<(Vec<Entry>, EntryId)>,
     held_until: Instant,
+    /// When members are looked at next.
+    look_at: Instant,
     reported_at: Instant,
     report_at: Instant,
     upkeep_at: Instant,
@@ -173,6 +175,7 @@ impl<'a, C: Carrier> Session<'a, C> {
             proof: None,
             held: None,
             held_until: now,
+            look_at: now,
             reported_at: now,
             report_at: now,
             upkeep_at: now + UPKEEP,
@@ -192,6 +195,12 @@ impl<'a, C: Carrier> Session<'a, C> {
     /// Sees to it that the stream has an epoch.
     async fn founded(&mut self, mut sight: Sight) -> Result<Sight, Ended> {
         let since = self.relay.boot();
+        if sight.run.epoch.is_empty() && !self.relay.has_state {
+            tracing::info!(
+                wait = ?self.relay.options.max_staleness,
+                "the fleet's stream is new; this gateway has no rules, and waits for one that has some"
+            );
+        }
         while sight.run.epoch.is_empty() {
             let waited = self.relay.boot().0.saturating_sub(since.0);
             let most = self.relay.options.max_staleness.as_millis();
@@ -583,8 +592,11 @@ impl<'a, C: Carrier> Session<'a, C> {
         if self.proof.is_none() {
             self.proof = Some((sent, sight.last));
         }
-        if self.relay.place.is_reconciled && !self.is_settled() {
+        let is_unsettled = self.relay.place.is_reconciled && !self.is_settled();
+        if is_unsettled || self.look_at <= now {
             self.look_at_members().await?;
+        }
+        if is_unsettled {
             self.settle();
             if self.is_settled() {
                 // What the last one has published may be newer than what this report vouches for.
@@ -667,6 +679,7 @@ impl<'a, C: Carrier> Session<'a, C> {
     /// Who is there. Those who have been silent for too long are forgotten.
     async fn look_at_members(&mut self) -> Result<(), Ended> {
         let found = self.link.members().await?;
+        self.look_at = Instant::now() + self.relay.options.max_staleness / REPORTS;
         let now = self.server_now();
         let forgotten_after = self.relay.options.members_forgotten_after;
         let silent = self
@@ -759,7 +772,8 @@ impl<'a, C: Carrier> Session<'a, C> {
 
     fn note(&mut self, sight: &Sight) {
         self.server_ms = (sight.now_ms, self.relay.boot());
-        let here = self.relay.options.clock.now().0.saturating_mul(1000);
+        let here = self.relay.options.clock.since_1970().as_millis();
+        let here = u64::try_from(here).unwrap_or(u64::MAX);
         let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
         let offset = signed(here) - signed(sight.now_ms);
         let is_far = |offset: i64| u128::from(offset.unsigned_abs()) > OFFSET_TOLD.as_millis();
