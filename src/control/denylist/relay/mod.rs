@@ -55,8 +55,8 @@ pub use seal::{Seal, keys_of};
 /// After a fault the relay waits this long at first …
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 
-/// … and this long at most, so that a Redis that is back is found soon.
-const BACKOFF_LAST: Duration = Duration::from_secs(2);
+/// … and this long at most, so that a Redis that is back is found within a second.
+const BACKOFF_LAST: Duration = Duration::from_millis(500);
 
 /// What an operator sets of a fleet, and what the rest of the gateway tells the relay.
 #[derive(Clone)]

@@ -1132,9 +1132,9 @@ fn a_gateway_that_is_cut_off_is_stale_in_time_and_in_sync_again_soon() {
 }
 
 /// Seeds in parts, so that they run beside each other.
-const PARTS: u64 = 8;
+const PARTS: u64 = 16;
 
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 1024;
 
 fn part(number: u64) {
     let seeds = SEEDS / PARTS;
@@ -1181,4 +1181,44 @@ fn no_rule_is_lost_and_no_promise_broken_7() {
 #[test]
 fn no_rule_is_lost_and_no_promise_broken_8() {
     part(7);
+}
+
+#[test]
+fn no_rule_is_lost_and_no_promise_broken_9() {
+    part(8);
+}
+
+#[test]
+fn no_rule_is_lost_and_no_promise_broken_10() {
+    part(9);
+}
+
+#[test]
+fn no_rule_is_lost_and_no_promise_broken_11() {
+    part(10);
+}
+
+#[test]
+fn no_rule_is_lost_and_no_promise_broken_12() {
+    part(11);
+}
+
+#[test]
+fn no_rule_is_lost_and_no_promise_broken_13() {
+    part(12);
+}
+
+#[test]
+fn no_rule_is_lost_and_no_promise_broken_14() {
+    part(13);
+}
+
+#[test]
+fn no_rule_is_lost_and_no_promise_broken_15() {
+    part(14);
+}
+
+#[test]
+fn no_rule_is_lost_and_no_promise_broken_16() {
+    part(15);
 }
