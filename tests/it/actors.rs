@@ -7,7 +7,7 @@ use crate::support::client::Request;
 use crate::support::issuer::Mode;
 use crate::support::keys::key;
 use crate::support::raw::{self, Raw};
-use crate::support::upstream::{RawUpstream, nobody};
+use crate::support::upstream::{RawUpstream, Refusing};
 use crate::support::{Issuer, Reply, Upstream, tokens};
 
 #[tokio::test]
@@ -60,8 +60,9 @@ async fn the_service_breaks_off_as_told() {
     let answer = raw::exchange(address, "GET / HTTP/1.1\r\n\r\n").await;
     assert_eq!(raw::status(&answer), 999);
     assert_eq!(raw.heads(), ["GET / HTTP/1.1\r\n\r\n"]);
-    let nobody = nobody().await;
-    let address: std::net::SocketAddr = nobody.trim_start_matches("http://").parse().unwrap();
+    let refusing = Refusing::start();
+    let url = refusing.url();
+    let address: std::net::SocketAddr = url.trim_start_matches("http://").parse().unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     let mut raw = Raw::connect(upstream.address()).await;
     raw.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{Answer, Connection, Request};
 use crate::support::raw::{self, Raw};
-use crate::support::upstream::{RawUpstream, nobody};
+use crate::support::upstream::{RawUpstream, Refusing};
 use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
 
 struct Scene {
@@ -586,8 +586,8 @@ async fn in_front_of(answer: &str, close: bool, lines: &str) -> (RawUpstream, Is
 
 #[tokio::test]
 async fn a_service_that_cannot_be_reached_is_502() {
-    let issuer = Issuer::start().await;
-    let gateway = Setup::at(issuer.url(), &nobody().await).start().await;
+    let (issuer, refusing) = (Issuer::start().await, Refusing::start());
+    let gateway = Setup::at(issuer.url(), &refusing.url()).start().await;
     let token = issuer.token("alice").sign();
     for request in [gateway.get("/"), gateway.get("/").h2()] {
         assert_eq!(

@@ -8,7 +8,7 @@ use crate::support::collector::{Collector, Span};
 use crate::support::process::Process;
 use crate::support::service::BlackHole;
 use crate::support::tokens::{NOW, split};
-use crate::support::upstream::{Seen, nobody};
+use crate::support::upstream::{Refusing, Seen};
 use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -306,9 +306,9 @@ async fn refusals_and_failures_say_whose_fault_they_are() {
 
 #[tokio::test]
 async fn a_collector_that_is_away_or_silent_hurts_no_request() {
-    let hole = BlackHole::start().await;
+    let (hole, refusing) = (BlackHole::start().await, Refusing::start());
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
-    for url in [nobody().await, hole.url()] {
+    for url in [refusing.url(), hole.url()] {
         let gateway = Setup::new(&issuer, &upstream)
             .section(otlp(&url, "timeout = \"100ms\""))
             .start()

@@ -13,7 +13,7 @@ use crate::support::authority::{Authority, H2, HTTP_11, Issued, quoted};
 use crate::support::process::Process;
 use crate::support::raw::Raw;
 use crate::support::service::RawService;
-use crate::support::upstream::nobody;
+use crate::support::upstream::Refusing;
 use crate::support::{DEADLINE, Gateway, Reply, Setup, Upstream, within};
 
 /// What services are called, which no resolver knows.
@@ -229,10 +229,11 @@ async fn a_handshake_that_does_not_end_is_502_in_time() {
 #[tokio::test]
 async fn the_next_server_is_tried_when_one_is_not_who_it_should_be() {
     let (ca, other) = (Authority::new(), Authority::new());
+    let refusing = Refusing::start();
     for http2 in [false, true] {
         let good = Upstream::over_tls(ca.issue(NAME).server(alpn(http2))).await;
         let bad = Upstream::over_tls(other.issue(NAME).server(alpn(http2))).await;
-        let gone = nobody().await.replace("http://", "https://");
+        let gone = refusing.url().replace("http://", "https://");
         let servers = [address(&bad), gone, address(&good)];
         let lines = format!("http2 = {http2}");
         let gateway = setup(&servers, &trusting(&ca, NAME), &lines).start().await;

@@ -648,9 +648,3 @@ impl Refusing {
         Upstream::on(TcpListener::from_std(self.0.into()).expect("a listener"))
     }
 }
-
-/// The URL of a port on which nobody listens: it was given out and given back.
-pub(crate) async fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    format!("http://{}", listener.local_addr().expect("an address"))
-}
