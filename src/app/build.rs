@@ -8,12 +8,12 @@ use tracing::warn;
 
 use crate::authorize::{Access, Issuer, IssuerSet};
 use crate::base::names::{IssuerName, UpstreamName};
-use crate::config::settings;
+use crate::config::{Protections, settings};
 use crate::identity::ProtectedNames;
 use crate::jwks::{KeyTable, RefreshGate};
 use crate::listener;
 use crate::plan::{Plan, Route};
-use crate::policy::{Auth, Mode, Requirement};
+use crate::policy::Mode;
 use crate::route::{Conflict, Entry, RouteTable};
 use crate::telemetry::access;
 use crate::telemetry::metrics::Metrics;
@@ -77,12 +77,15 @@ pub(super) fn plan(
         .filter_map(|listener| listener.tls.as_ref());
     let certificates = certificates.flat_map(|tls| tls.options().headers.names());
     let protected = ProtectedNames::new(headers.chain(certificates));
-    let mut sets = Sets::new(&by_name);
+    let mut sets: Vec<IssuerSet> = vec![];
     let mut protections = Protections::default();
     let mut patterns = Vec::with_capacity(routes.len());
     for (position, route) in routes.into_iter().enumerate() {
-        let set = sets.number(&route.issuers);
-        let protection = protections.number(&route, set);
+        let (list, protection) = protections.number(&route);
+        if list == sets.len() {
+            let known = route.issuers.iter().filter_map(|name| by_name.get(name));
+            sets.push(known.map(|issuer| Arc::clone(issuer)).collect());
+        }
         if route.mode == Mode::Report {
             warn!(route = %route.name, "mode = \"report\": nothing is enforced on this route");
         }
@@ -91,7 +94,7 @@ pub(super) fn plan(
             number: position + 1,
             access: Access {
                 auth: route.auth,
-                issuers: sets.made[set].clone(),
+                issuers: sets[list].clone(),
                 places: route.token,
                 requirement: route.requirement,
                 on_stale: route.on_stale,
@@ -140,57 +143,4 @@ pub(super) fn plan(
         access_log,
         tracer,
     })
-}
-
-/// The issuers of each list of names, made once and numbered. Routes that name nobody have one list in common, which is
-/// known by its place in memory: to read 5,000 names for each of 10,000 routes would take seconds.
-struct Sets<'a> {
-    by_name: &'a HashMap<&'a IssuerName, &'a Arc<Issuer>>,
-    /// Holds the lists, so that no place is used twice.
-    by_place: HashMap<*const IssuerName, (Arc<[IssuerName]>, usize)>,
-    by_names: HashMap<Arc<[IssuerName]>, usize>,
-    made: Vec<IssuerSet>,
-}
-
-impl<'a> Sets<'a> {
-    fn new(by_name: &'a HashMap<&'a IssuerName, &'a Arc<Issuer>>) -> Self {
-        Self {
-            by_name,
-            by_place: HashMap::new(),
-            by_names: HashMap::new(),
-            made: vec![],
-        }
-    }
-
-    fn number(&mut self, names: &Arc<[IssuerName]>) -> usize {
-        if let Some((same, number)) = self.by_place.get(&names.as_ptr())
-            && same.len() == names.len()
-        {
-            return *number;
-        }
-        let number = *self.by_names.entry(Arc::clone(names)).or_insert_with(|| {
-            let known = names.iter().filter_map(|name| self.by_name.get(name));
-            self.made
-                .push(known.map(|issuer| Arc::clone(issuer)).collect());
-            self.made.len() - 1
-        });
-        self.by_place
-            .insert(names.as_ptr(), (Arc::clone(names), number));
-        number
-    }
-}
-
-/// Numbers for what routes ask, equal where they ask the same.
-#[derive(Debug, Default)]
-struct Protections(HashMap<(Auth, Mode, usize, Requirement), u32>);
-
-impl Protections {
-    /// `set`: the number of the issuers.
-    fn number(&mut self, route: &settings::Route, set: usize) -> u32 {
-        let next = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
-        *self
-            .0
-            .entry((route.auth, route.mode, set, route.requirement.clone()))
-            .or_insert(next)
-    }
 }

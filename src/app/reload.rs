@@ -1,6 +1,7 @@
 //! A changed configuration takes the place of the running one: built beside it, swapped whole. What is wrong with it is said,
 //! and changes nothing.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tracing::{error, info, warn};
 use super::build;
 use super::issuers::Member;
 use super::lifecycle::{Gateway, StartError, door, note_good};
+use crate::base::names::UpstreamName;
 use crate::config::{Faults, Outline, Settings};
 use crate::control::denylist::{Bounds, BoundsError, IssuerLife};
 use crate::plan::Plan;
@@ -77,7 +79,7 @@ impl Gateway {
             Some(&*self.shared.plan.load_full()),
         )
         .map_err(|conflict| vec![StartError::Routes(conflict)])?;
-        self.upstreams.prepare(&plan.upstreams);
+        let begun = self.upstreams.prepare(&plan.upstreams);
         let all_tried = async {
             next.until_tried().await;
             for upstream in &plan.upstreams {
@@ -102,11 +104,11 @@ impl Gateway {
             api.replace(admin, door);
         }
         self.shutdown = settings.shutdown;
-        warn_of_weaker(&outline, &self.outline);
-        self.outline = outline;
+        let outline_before = std::mem::replace(&mut self.outline, Arc::clone(&outline));
         let upstreams = plan.upstreams.len();
         let before = self.shared.plan.swap(Arc::new(plan));
-        self.upstreams.take_over(&self.shared.plan.load().upstreams);
+        self.upstreams
+            .take_over(begun, &self.shared.plan.load().upstreams);
         self.forget_upstreams(&before);
         self.traces.take_over(next_traces);
         let gone = next.take_over(&self.members);
@@ -119,6 +121,9 @@ impl Gateway {
             issuers_ended = gone.len(),
             "configuration reloaded"
         );
+        // Thousands of routes take a while, and nothing waits for it but the next reload. A panic is counted where it happens.
+        let told = move || warn_of_weaker(&outline, &outline_before);
+        let _ = tokio::task::spawn_blocking(told).await;
         Ok(())
     }
 
@@ -151,9 +156,11 @@ impl Gateway {
     /// The states of servers whose upstream is gone.
     fn forget_upstreams(&self, before: &Plan) {
         let plan = self.shared.plan.load();
+        let kept = plan.upstreams.iter().map(|kept| &kept.options.name);
+        let kept: HashSet<&UpstreamName> = kept.collect();
         for gone in &before.upstreams {
             let name = &gone.options.name;
-            if plan.upstreams.iter().all(|kept| kept.options.name != *name) {
+            if !kept.contains(name) {
                 for state in State::ALL {
                     let labels = [name.as_str(), state.as_str()];
                     let gauges = &self.shared.metrics.upstream_servers;

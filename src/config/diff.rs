@@ -2,13 +2,16 @@
 //! log when it is. Routes are not compared one by one, because taking one away lets another one catch its requests: requests
 //! that tell all patterns of both versions apart are sent through both route tables.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
 
+use super::protections::Protections;
 use super::settings::{self, Settings};
+use crate::base::names::{IssuerName, UpstreamName};
 use crate::policy::{Auth, Mode, OnStale, Requirement};
 use crate::route::{Entry, Found, Host, HostPattern, NormalPath, PathPattern, RouteTable};
 use crate::token::Rules;
@@ -38,8 +41,8 @@ struct Met {
     auth: Auth,
     mode: Mode,
     requirement: Requirement,
-    /// With their names.
-    issuers: Vec<(String, Rules)>,
+    /// With their names. Routes that name the same ones share them.
+    issuers: Arc<[(String, Rules)]>,
     upstream: String,
     servers: Vec<Server>,
     logout: bool,
@@ -78,25 +81,33 @@ impl Outline {
     /// Never: no two routes of such settings match the same requests.
     #[must_use]
     pub fn of(settings: &Settings) -> Self {
-        let mut protections: Vec<&settings::Route> = vec![];
+        let own: HashMap<&IssuerName, &Rules> = settings
+            .issuers
+            .iter()
+            .map(|issuer| (&issuer.name, &issuer.rules))
+            .collect();
+        let servers: HashMap<&UpstreamName, &[Server]> = settings
+            .upstreams
+            .iter()
+            .map(|upstream| (&upstream.name, &*upstream.servers))
+            .collect();
+        let mut lists: Vec<Arc<[(String, Rules)]>> = vec![];
+        let mut protections = Protections::default();
         let mut entries = vec![];
         for (position, route) in settings.routes.iter().enumerate() {
-            let same = |known: &&settings::Route| {
-                known.auth == route.auth
-                    && known.mode == route.mode
-                    && known.issuers == route.issuers
-                    && known.requirement == route.requirement
-            };
-            let protection = protections.iter().position(same).unwrap_or_else(|| {
-                protections.push(route);
-                protections.len() - 1
-            });
+            let (list, protection) = protections.number(route);
+            if list == lists.len() {
+                let named =
+                    |name| Some((IssuerName::to_string(name), Rules::clone(own.get(name)?)));
+                lists.push(route.issuers.iter().filter_map(named).collect());
+            }
+            let servers = servers.get(&route.upstream).copied().unwrap_or_default();
             entries.push(Entry {
                 hosts: &route.hosts,
                 path: &route.path,
                 methods: &route.methods,
-                protection: u32::try_from(protection).unwrap_or(u32::MAX),
-                route: Met::of(position, route, settings).into(),
+                protection,
+                route: Met::of(position, route, Arc::clone(&lists[list]), servers).into(),
             });
         }
         let headers = settings.issuers.iter().flat_map(|issuer| {
@@ -164,10 +175,16 @@ impl Outline {
         let probes = Probes::of(old.routes.iter().chain(&self.routes));
         let mut pairs = BTreeMap::new();
         for (host, shown_host) in &probes.hosts {
+            let Ok(host) = Host::parse(host) else {
+                continue;
+            };
             for (path, shown_path) in &probes.paths {
+                let Ok(path) = NormalPath::parse(path) else {
+                    continue;
+                };
                 for (method, shown_method) in &probes.methods {
-                    let before = old.find(host, path, method);
-                    let after = self.find(host, path, method);
+                    let before = old.find(&host, &path, method);
+                    let after = self.find(&host, &path, method);
                     if before.is_none() && after.is_none() {
                         continue;
                     }
@@ -190,10 +207,8 @@ impl Outline {
     }
 
     /// The route of a request, or none if it is refused without one.
-    fn find(&self, host: &str, path: &str, method: &Method) -> Option<&Met> {
-        let host = Host::parse(host).ok()?;
-        let path = NormalPath::parse(path).ok()?;
-        match self.table.find(Some(&host), &path, method) {
+    fn find(&self, host: &Host, path: &NormalPath, method: &Method) -> Option<&Met> {
+        match self.table.find(Some(host), path, method) {
             Ok(Found::Route(met)) => Some(met),
             Ok(Found::Nothing | Found::OtherMethods(_)) | Err(_) => None,
         }
@@ -253,23 +268,19 @@ fn dedup<T: Clone + Eq + std::hash::Hash>(probes: &mut Vec<(T, String)>) {
 }
 
 impl Met {
-    fn of(position: usize, route: &settings::Route, settings: &Settings) -> Self {
-        let own = |issuer: &&settings::Issuer| route.issuers.contains(&issuer.name);
-        let issuers = settings.issuers.iter().filter(own);
-        let servers = settings
-            .upstreams
-            .iter()
-            .find(|upstream| upstream.name == route.upstream)
-            .map(|upstream| upstream.servers.as_slice());
+    fn of(
+        position: usize,
+        route: &settings::Route,
+        issuers: Arc<[(String, Rules)]>,
+        servers: &[Server],
+    ) -> Self {
         Self {
             position,
             auth: route.auth,
             mode: route.mode,
             requirement: route.requirement.clone(),
-            issuers: issuers
-                .map(|issuer| (issuer.name.to_string(), issuer.rules.clone()))
-                .collect(),
-            servers: servers.unwrap_or_default().to_vec(),
+            issuers,
+            servers: servers.to_vec(),
             upstream: route.upstream.to_string(),
             logout: route.logout,
             end_at_expiry: route.end_at_expiry,
@@ -330,30 +341,29 @@ fn compare(before: Option<&Met>, after: Option<&Met>) -> Vec<(bool, String)> {
     if before.auth != Auth::Public && after.auth != Auth::Public {
         let lost = lost(&before.requirement, &after.requirement);
         found.extend(lost.into_iter().map(|what| (true, what)));
-        for (name, rules) in &after.issuers {
-            let known = before
-                .issuers
-                .iter()
-                .find(|(_, known)| known.issuer == rules.issuer);
-            match known {
+        let (old, new) = (by_issuer(before), by_issuer(after));
+        for (name, rules) in &*after.issuers {
+            match old.get(&*rules.issuer) {
                 None => found.push((true, format!("accepts issuer {name}"))),
-                Some((_, known)) => {
+                Some(known) => {
                     let lost = lost_rules(known, rules).into_iter();
                     found.extend(lost.map(|what| (true, format!("issuer {name}: {what}"))));
                 }
             }
         }
-        for (name, rules) in &before.issuers {
-            let stays = after
-                .issuers
-                .iter()
-                .any(|(_, known)| known.issuer == rules.issuer);
-            if !stays {
+        for (name, rules) in &*before.issuers {
+            if !new.contains_key(&*rules.issuer) {
                 found.push((false, format!("refuses issuer {name}")));
             }
         }
     }
     found
+}
+
+/// The route's issuers, as tokens name them.
+fn by_issuer(route: &Met) -> HashMap<&str, &Rules> {
+    let issuers = route.issuers.iter();
+    issuers.map(|(_, rules)| (&*rules.issuer, rules)).collect()
 }
 
 /// What is different of the fleet, and whether that is weaker.

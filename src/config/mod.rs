@@ -8,6 +8,7 @@ mod fixed;
 pub(crate) mod law;
 mod load;
 mod place;
+mod protections;
 mod raw;
 mod schema;
 mod secret;
@@ -18,6 +19,7 @@ pub use diff::{Change, Outline};
 pub use error::{Fault, Faults};
 pub use fixed::Fixed;
 pub use load::{load, load_beside, load_fixed, load_str};
+pub use protections::Protections;
 pub use schema::schema;
 pub use settings::Settings;
 
