@@ -1,6 +1,7 @@
 //! The issuers of the running edition, and what becomes of them at a reload: one whose keys come from the same source keeps
 //! its table and task, one that is the same in everything stays the very same, so that what the cache knows lives on.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -11,6 +12,7 @@ use super::build;
 use super::lifecycle::StartError;
 use crate::authorize::Issuer;
 use crate::base::clock::Clock;
+use crate::base::names::IssuerName;
 use crate::config::settings;
 use crate::control::denylist::Bounds;
 use crate::control::jwks;
@@ -25,13 +27,6 @@ pub(super) struct Member {
     pub(super) is_first: bool,
     settings: settings::Issuer,
     end: CancellationToken,
-}
-
-impl Member {
-    /// Whether both read the same table of keys.
-    fn shares_keys(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.issuer.keys, &other.issuer.keys)
-    }
 }
 
 /// Swapped whole by a reload. Clones share it.
@@ -68,9 +63,13 @@ impl Starter {
             fresh: vec![],
         };
         let mut errors = vec![];
+        let running: HashMap<&IssuerName, &Arc<Member>> = running
+            .iter()
+            .map(|member| (&member.settings.name, member))
+            .collect();
         for settings in wanted {
-            let same = |member: &&Arc<Member>| has_same_source(&member.settings, &settings);
-            match running.iter().find(same) {
+            let same = |member: &&&Arc<Member>| has_same_source(&member.settings, &settings);
+            match running.get(&settings.name).filter(same) {
                 Some(member)
                     if member.settings.rules == settings.rules
                         && member.settings.headers == settings.headers =>
@@ -146,7 +145,9 @@ impl Next {
         }
         let next = Arc::new(self.members);
         let before = members.swap(Arc::clone(&next));
-        let is_gone = |old: &&Arc<Member>| !next.iter().any(|member| member.shares_keys(old));
+        let place = |member: &Arc<Member>| Arc::as_ptr(&member.issuer.keys);
+        let kept: HashSet<_> = next.iter().map(place).collect();
+        let is_gone = |old: &&Arc<Member>| !kept.contains(&place(old));
         let gone: Vec<_> = before.iter().filter(is_gone).map(Arc::clone).collect();
         for member in &gone {
             member.end.cancel();

@@ -34,7 +34,7 @@ use crate::plan::Plan;
 use crate::proxy::{Shared, StaleNotice};
 use crate::route::Conflict;
 use crate::telemetry::logs::Log;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, as_gauge};
 use crate::token::TokenCache;
 
 /// A running gateway. Its threads end when it is shut down.
@@ -401,8 +401,7 @@ fn start_threads(
 /// The configuration is in force.
 pub(super) fn note_good(shared: &Shared) {
     let now = shared.clock.now().0;
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
-    shared.metrics.config_last_good.set(now);
+    shared.metrics.config_last_good.set(as_gauge(now));
 }
 
 /// Takes over certificates of listeners whose files change, and tells when they end.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::build;
-use super::issuers::{Members, Starter};
+use super::issuers::{Next, Starter};
 use super::lifecycle::StartError;
 use crate::authorize::{Bearer, Tables};
 use crate::base::clock::Clock;
@@ -27,20 +27,19 @@ pub struct Rehearsal {
     pub plan: Plan,
     /// Keys stand in the plan; the denylist is empty and never too old, because only the running gateway knows it.
     pub tables: Tables,
-    _end: DropGuard,
+    /// Their tasks end with it.
+    _keys: Next,
 }
 
 impl Rehearsal {
     /// Must be called within a tokio runtime. Waits for the issuers' keys, for some seconds at most.
     pub async fn of(settings: Settings, clock: &Clock) -> Result<Self, StartError> {
-        let control = CancellationToken::new();
-        let end = control.clone().drop_guard();
         let starter = Starter {
             // What a running gateway keeps there is its own.
             jwks_cache: None,
             clock: clock.clone(),
             tasks: TaskTracker::new(),
-            control,
+            control: CancellationToken::new(),
         };
         let next = starter
             .next(settings.issuers, &[], true, &Bounds::default())
@@ -60,7 +59,6 @@ impl Rehearsal {
         .map_err(StartError::Routes)?;
         // Late or dead: the decision says what is missing.
         let _ = tokio::time::timeout(KEYS_WAIT_MAX, next.until_tried()).await;
-        next.take_over(&Members::default());
         Ok(Self {
             plan,
             tables: Tables {
@@ -69,7 +67,7 @@ impl Rehearsal {
                 fingerprinter: Fingerprinter::new(&[0; 16]),
                 lease: Lease::unlimited(),
             },
-            _end: end,
+            _keys: next,
         })
     }
 }

@@ -11,6 +11,7 @@ use crate::control::denylist::{Revocations, measure};
 use crate::denylist::Kind;
 use crate::jwks::KeysState;
 use crate::proxy::Shared;
+use crate::telemetry::metrics::as_gauge;
 use crate::upstream::{State, Upstream};
 
 /// What a report is made from.
@@ -70,11 +71,11 @@ impl Report {
             metrics
                 .key_set_keys
                 .with_label_values(&[name])
-                .set(gauge(status.keys));
+                .set(as_gauge(status.keys));
             metrics
                 .key_set_skipped
                 .with_label_values(&[name])
-                .set(gauge(status.skipped));
+                .set(as_gauge(status.skipped));
             for (result, fetches) in [("ok", status.fetches_ok), ("failed", status.fetches_failed)]
             {
                 let counter = metrics.key_set_refreshes.with_label_values(&[name, result]);
@@ -85,25 +86,27 @@ impl Report {
                 metrics
                     .key_set_last_good
                     .with_label_values(&[name])
-                    .set(gauge(good_at.0));
+                    .set(as_gauge(good_at.0));
             }
         }
         let tables = &self.shared.tables;
-        metrics.cache_entries.set(gauge(tables.tokens.entries()));
-        metrics.cache_bytes.set(gauge(tables.tokens.bytes()));
+        metrics.cache_entries.set(as_gauge(tables.tokens.entries()));
+        metrics.cache_bytes.set(as_gauge(tables.tokens.bytes()));
         for kind in Kind::ALL {
             let entries = tables.denylist.entries(kind) as u64;
             metrics
                 .denylist_entries
                 .with_label_values(&[kind.as_str()])
-                .set(gauge(entries));
+                .set(as_gauge(entries));
         }
         metrics
             .denylist_entries_max
-            .set(gauge(self.revocations.entries_max() as u64));
-        metrics.denylist_epoch.set(gauge(tables.denylist.epoch()));
+            .set(as_gauge(self.revocations.entries_max() as u64));
+        metrics
+            .denylist_epoch
+            .set(as_gauge(tables.denylist.epoch()));
         if let Some(log) = self.revocations.log() {
-            metrics.denylist_log_bytes.set(gauge(log.bytes()));
+            metrics.denylist_log_bytes.set(as_gauge(log.bytes()));
         }
         if let Some(fleet) = self.revocations.fleet() {
             measure(fleet, &tables.lease, &self.shared.clock, metrics.fleet());
@@ -115,7 +118,7 @@ impl Report {
                 metrics
                     .upstream_servers
                     .with_label_values(&[name, state.as_str()])
-                    .set(gauge(count as u64));
+                    .set(as_gauge(count as u64));
             }
         }
         metrics.to_text()
@@ -174,8 +177,4 @@ fn upstream(upstream: &Upstream) -> Value {
         })
         .collect();
     json!({"name": upstream.options.name.as_str(), "servers": servers})
-}
-
-fn gauge(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::health::HealthChecks;
-use crate::control::names::Names;
+use crate::control::names::{Begun, Names};
 use crate::proxy::Shared;
 use crate::upstream::Upstream;
 
@@ -33,19 +33,19 @@ impl Upstreams {
             names: Names::new(tasks.clone(), control.clone(), dns_servers, resolutions),
         };
         let plan = shared.plan.load();
-        upstreams.prepare(&plan.upstreams);
-        upstreams.take_over(&plan.upstreams);
+        let begun = upstreams.prepare(&plan.upstreams);
+        upstreams.take_over(begun, &plan.upstreams);
         upstreams
     }
 
-    /// What has to begin before these are in force: their first requests need addresses.
-    pub(super) fn prepare(&mut self, upstreams: &[Arc<Upstream>]) {
-        self.names.begin(upstreams);
+    /// What has to begin before these are in force: their first requests need addresses. Dropped before, it ends.
+    pub(super) fn prepare(&mut self, upstreams: &[Arc<Upstream>]) -> Begun {
+        self.names.begin(upstreams)
     }
 
     /// These are in force, and no others.
-    pub(super) fn take_over(&mut self, upstreams: &[Arc<Upstream>]) {
-        self.names.keep(upstreams);
+    pub(super) fn take_over(&mut self, begun: Begun, upstreams: &[Arc<Upstream>]) {
+        self.names.keep(begun, upstreams);
         self.health.replace(upstreams);
     }
 }

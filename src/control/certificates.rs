@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::listener::tls::{Contents, Tls, TlsFault};
+use crate::telemetry::metrics::as_gauge;
 
 /// How often the files are read. Some files in the page cache cost some microseconds each.
 const POLL: Duration = Duration::from_secs(1);
@@ -102,7 +103,7 @@ impl Watched {
             let certificate = files.to_string();
             expiry
                 .with_label_values(&[&self.listener, &certificate])
-                .set(i64::try_from(not_after.0).unwrap_or(i64::MAX));
+                .set(as_gauge(not_after.0));
             let listener = &self.listener;
             match Alarm::of(not_after, now).filter(|_| !quiet) {
                 None => {}

@@ -1,5 +1,6 @@
 //! The tasks that ask servers how they are: one for each upstream with `health`, for as long as it is in force.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -18,34 +19,29 @@ pub struct HealthChecks {
     tasks: TaskTracker,
     control: CancellationToken,
     checks: IntCounterVec,
-    running: Vec<(Arc<Upstream>, DropGuard)>,
+    /// By the place of the upstream in memory, which is held.
+    running: HashMap<usize, (Arc<Upstream>, DropGuard)>,
 }
 
 impl HealthChecks {
     /// None yet. Checks are counted by upstream, server and result.
     #[must_use]
-    pub const fn new(
-        tasks: TaskTracker,
-        control: CancellationToken,
-        checks: IntCounterVec,
-    ) -> Self {
+    pub fn new(tasks: TaskTracker, control: CancellationToken, checks: IntCounterVec) -> Self {
         Self {
             tasks,
             control,
             checks,
-            running: vec![],
+            running: HashMap::new(),
         }
     }
 
     /// From now on these are in force. One that was before, unchanged, goes on as if nothing had happened.
     pub fn replace(&mut self, upstreams: &[Arc<Upstream>]) {
-        self.running
-            .retain(|(known, _)| upstreams.iter().any(|kept| Arc::ptr_eq(kept, known)));
+        let kept: HashSet<usize> = upstreams.iter().map(|it| Arc::as_ptr(it).addr()).collect();
+        self.running.retain(|place, _| kept.contains(place));
         for upstream in upstreams {
-            let is_known = self
-                .running
-                .iter()
-                .any(|(known, _)| Arc::ptr_eq(known, upstream));
+            let place = Arc::as_ptr(upstream).addr();
+            let is_known = self.running.contains_key(&place);
             if let (false, Some(health)) = (is_known, &upstream.options.health) {
                 let end = self.control.child_token();
                 let task = Checks {
@@ -56,7 +52,8 @@ impl HealthChecks {
                 };
                 let run = end.clone().run_until_cancelled_owned(task.run());
                 self.tasks.spawn(run);
-                self.running.push((Arc::clone(upstream), end.drop_guard()));
+                let running = (Arc::clone(upstream), end.drop_guard());
+                self.running.insert(place, running);
             }
         }
     }

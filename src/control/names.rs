@@ -1,6 +1,7 @@
 //! The tasks that resolve the names of servers: one for each name of each upstream, for as long as it is in force. A request
 //! never waits for the DNS, and an outage of it takes nobody's service away.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,12 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 /// Kubernetes, is replaced.
 const DENIALS: u32 = 3;
 
+/// Tasks by the place of their upstream in memory, which they hold.
+type Tasks = HashMap<usize, (Arc<Upstream>, DropGuard)>;
+
+/// What began for upstreams that are not in force yet. Dropped, it ends.
+pub struct Begun(Tasks);
+
 /// Starts and ends the tasks as upstreams come and go.
 pub struct Names {
     tasks: TaskTracker,
@@ -46,7 +53,7 @@ pub struct Names {
     /// Made with the first name.
     resolver: Option<Arc<TokioResolver>>,
     resolutions: IntCounterVec,
-    running: Vec<(Arc<Upstream>, DropGuard)>,
+    running: Tasks,
 }
 
 /// What became of one resolution.
@@ -67,7 +74,7 @@ trait Lookup: Send + 'static {
 impl Names {
     /// None yet. Resolutions are counted by upstream, server and result.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         tasks: TaskTracker,
         control: CancellationToken,
         servers: Vec<SocketAddr>,
@@ -79,15 +86,17 @@ impl Names {
             servers,
             resolver: None,
             resolutions,
-            running: vec![],
+            running: Tasks::new(),
         }
     }
 
-    /// Begins to resolve the names of upstreams that are new.
-    pub fn begin(&mut self, upstreams: &[Arc<Upstream>]) {
+    /// Begins to resolve the names of upstreams that are new. What is dropped ends again.
+    #[must_use]
+    pub fn begin(&mut self, upstreams: &[Arc<Upstream>]) -> Begun {
+        let mut begun = Tasks::new();
         for upstream in upstreams {
-            let is_known = |(known, _): &(Arc<Upstream>, DropGuard)| Arc::ptr_eq(known, upstream);
-            if upstream.tried() || self.running.iter().any(is_known) {
+            let place = Arc::as_ptr(upstream).addr();
+            if upstream.tried() || self.running.contains_key(&place) {
                 continue;
             }
             let end = self.control.child_token();
@@ -106,20 +115,28 @@ impl Names {
                     self.tasks.spawn(run);
                 }
             }
-            self.running.push((Arc::clone(upstream), end.drop_guard()));
+            begun.insert(place, (Arc::clone(upstream), end.drop_guard()));
         }
+        Begun(begun)
     }
 
-    /// Goes on with these alone.
-    pub fn keep(&mut self, upstreams: &[Arc<Upstream>]) {
-        self.running
-            .retain(|(known, _)| upstreams.iter().any(|kept| Arc::ptr_eq(kept, known)));
+    /// Goes on with these alone, for which was `begun` what was missing.
+    pub fn keep(&mut self, begun: Begun, upstreams: &[Arc<Upstream>]) {
+        self.running.extend(begun.0);
+        let kept: HashSet<usize> = upstreams.iter().map(|it| Arc::as_ptr(it).addr()).collect();
+        self.running.retain(|place, _| kept.contains(place));
     }
 
     fn resolver(&mut self) -> Dns {
         let servers = &self.servers;
         let resolver = self.resolver.get_or_insert_with(|| Arc::new(make(servers)));
         Dns(Arc::clone(resolver))
+    }
+}
+
+impl std::fmt::Debug for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Begun").finish_non_exhaustive()
     }
 }
 
