@@ -34,6 +34,12 @@ impl UnixSeconds {
     }
 }
 
+/// Whole milliseconds of a span, at most [`u64::MAX`].
+#[must_use]
+pub fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Milliseconds since the machine started. It goes on while the process is stopped or the machine sleeps, and nobody sets it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootMillis(pub u64);
@@ -42,8 +48,7 @@ impl BootMillis {
     /// This instant plus `span`, at most [`u64::MAX`] milliseconds.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
-        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(ms))
+        Self(self.0.saturating_add(millis(span)))
     }
 
     /// How long ago `earlier` was; zero if it lies ahead.
@@ -140,8 +145,7 @@ impl ClockHand {
     /// Moves the wall clock forward, in whole seconds, and the boot clock with it.
     pub fn advance(&self, span: Duration) {
         self.0.unix_s.fetch_add(span.as_secs(), Ordering::Relaxed);
-        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        self.0.boot_ms.fetch_add(ms, Ordering::Relaxed);
+        self.0.boot_ms.fetch_add(millis(span), Ordering::Relaxed);
     }
 
     /// Sets the wall clock, forward or back. The boot clock is nobody's to set.

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use super::clock::millis;
+
 /// The account of one direction of one peer. Instants are those of `base::deadline`, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
@@ -31,7 +33,7 @@ impl Patience {
 
     /// We wait, from `now` on or still. Says when it has been too long.
     pub fn wait(&mut self, now: u64) -> u64 {
-        let left = u64::try_from(self.left.as_millis()).unwrap_or(u64::MAX);
+        let left = millis(self.left);
         self.since.get_or_insert(now).saturating_add(left)
     }
 

@@ -194,26 +194,23 @@ impl IndexWriter {
     /// Adds the rules, or merges them with those of the same key, and raises the epoch. All of them or none: acknowledge
     /// after this, never before.
     pub fn apply(&mut self, rules: &[Rule]) -> Result<(), Full> {
-        self.room_for(rules)?;
-        for rule in rules {
-            match rule.pin {
-                None => self.index.tables[rule.kind.place()].put(rule.fingerprint, rule.span),
-                Some(pin) => self.index.pins.put(rule.fingerprint, pin),
-            }
-        }
-        self.index.raise_epoch();
-        Ok(())
+        self.put_all(rules, Span::merge)
     }
 
     /// Puts each rule in the place of the one with its key, narrower or wider, and raises the epoch. Of pins the newer one stays. All
     /// of them or none.
     pub fn set(&mut self, rules: &[Rule]) -> Result<(), Full> {
+        self.put_all(rules, |_, span| span)
+    }
+
+    /// `both`: what becomes of the span that is there and the one that comes.
+    fn put_all(&mut self, rules: &[Rule], both: impl Fn(Span, Span) -> Span) -> Result<(), Full> {
         self.room_for(rules)?;
         for rule in rules {
             match rule.pin {
                 None => {
                     let table = &self.index.tables[rule.kind.place()];
-                    table.put_with(rule.fingerprint, rule.span, |_| rule.span);
+                    table.put_with(rule.fingerprint, rule.span, |known| both(known, rule.span));
                 }
                 Some(pin) => self.index.pins.put(rule.fingerprint, pin),
             }
@@ -340,10 +337,6 @@ impl Table {
         storage
             .find(key)
             .map(|slot| unpack(slot.span.load(Ordering::Acquire)))
-    }
-
-    fn put(&self, key: Fingerprint, span: Span) {
-        self.put_with(key, span, |known| known.merge(span));
     }
 
     /// Adds a rule, or changes the one that is there. Says whether there was one.
@@ -836,7 +829,10 @@ mod tests {
         assert_eq!(index.is_denied_since(&token(1, 5), &clean_at), None);
         assert_eq!(clean_at.load(Ordering::Relaxed), index.epoch());
         // Put behind the epoch's back: not seen, which shows that nothing was looked up.
-        index.tables[Kind::User.place()].put(user(1, 5, 9).fingerprint, user(1, 5, 9).span);
+        let Rule {
+            fingerprint, span, ..
+        } = user(1, 5, 9);
+        index.tables[Kind::User.place()].put_with(fingerprint, span, |known| known.merge(span));
         assert_eq!(index.is_denied_since(&token(1, 5), &clean_at), None);
         index.raise_epoch();
         assert_eq!(

@@ -39,8 +39,7 @@ impl Lease {
     /// Whether it is over. Without a fleet this is one load, and no clock is asked.
     #[must_use]
     pub fn is_over(&self, clock: &Clock) -> bool {
-        let until = self.0.load(Ordering::Acquire);
-        until != u64::MAX && clock.boot().0 >= until
+        !self.is_unlimited() && !self.holds(clock.boot())
     }
 
     /// Whether it was ever renewed, or needs no renewal.

@@ -579,6 +579,12 @@ fn add<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheu
     collector
 }
 
+/// A number as a gauge holds it.
+#[must_use]
+pub fn as_gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     add(registry, IntGauge::new(name, help))
 }

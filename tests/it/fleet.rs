@@ -160,6 +160,15 @@ async fn what_is_revoked_on_one_holds_on_all_when_the_caller_is_told() {
         }
         assert_eq!(scene.upstream.count(), before);
     }
+    // The status tells what the newest entry is, whoever wrote it.
+    for member in &fleet {
+        eventually("the status to be up to date", async || {
+            let status = member.ask("GET", "/v1/status", None).await.json();
+            let fleet = &status["fleet"];
+            (fleet["last"] != "0-0" && fleet["last"] == fleet["applied"]).then_some(())
+        })
+        .await;
+    }
     // A rule has the same identifier everywhere, and is lifted anywhere.
     let block =
         json!({"iss": scene.issuer.url(), "sub": "blocked", "standing": true, "wait": "fleet"});

@@ -19,7 +19,7 @@ use crate::base::json;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::config::settings::Role;
 use crate::control::denylist::{
-    Asked, FleetStatus, Order, Origin, Patience, Query, Receipt, RuleId, Way,
+    Asked, FleetStatus, Order, Origin, Patience, Query, Receipt, Revocations, RuleId, Way,
 };
 use crate::denylist::Kind;
 
@@ -263,7 +263,7 @@ impl Admin {
         let is_large = body.len() > INLINE_BYTES_MAX;
         let Asked { orders, patience } = aside(is_large, move || {
             let body = parse(&body)?;
-            Ok::<_, Problem>(revocations.read_asked(&body)?)
+            Ok::<_, Problem>(revocations.read(&body)?)
         })
         .await??;
         for order in &orders {
@@ -276,7 +276,7 @@ impl Admin {
             self.revocations.follow(written.sequence, patience).await
         };
         let durable = self.revocations.log().is_some();
-        let status = reached(receipt.as_ref(), durable)?;
+        let status = reached(receipt.as_ref(), &self.revocations)?;
         aside(is_large, move || {
             let body = view::revoked(&written.outcomes, durable, receipt.as_ref());
             json_answer(status, JSON, &body)
@@ -304,7 +304,7 @@ impl Admin {
         let receipt = revocations
             .follow(lifted.sequence, Patience::default())
             .await;
-        let status = reached(receipt.as_ref(), revocations.log().is_some())?;
+        let status = reached(receipt.as_ref(), revocations)?;
         let body = view::lifted(id, lifted.rest.as_ref(), receipt.as_ref());
         Ok(json_answer(status, JSON, &body))
     }
@@ -362,10 +362,10 @@ fn ok(body: &impl Serialize) -> Answer {
 
 /// 200 when what was asked for was reached, 202 when it was not yet and what is durable goes on its way by itself. What would be lost
 /// with the process is not acknowledged.
-fn reached(receipt: Option<&Receipt>, durable: bool) -> Result<StatusCode, Problem> {
+fn reached(receipt: Option<&Receipt>, revocations: &Revocations) -> Result<StatusCode, Problem> {
     match receipt {
         None => Ok(StatusCode::OK),
-        Some(receipt) if !receipt.relayed && !durable => Err(Problem::not_relayed()),
+        receipt if !revocations.is_kept(receipt) => Err(Problem::not_relayed()),
         Some(receipt) if receipt.reached => Ok(StatusCode::OK),
         Some(_) => Ok(StatusCode::ACCEPTED),
     }

@@ -53,8 +53,7 @@ async fn fulfil(wish: &Wish, revocations: &Revocations) -> Result<(), WishRefuse
     match revocations.revoke(vec![order], origin).await {
         Ok(written) => {
             let receipt = revocations.follow(written.sequence, PATIENCE).await;
-            let relayed = receipt.is_none_or(|receipt| receipt.relayed);
-            if relayed || revocations.log().is_some() {
+            if revocations.is_kept(receipt.as_ref()) {
                 Ok(())
             } else {
                 Err(WishRefused::NotRelayed)

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::relay::{Fleet, Member, RelayState, View};
-use crate::base::clock::{Clock, UnixSeconds};
+use crate::base::clock::{Clock, UnixSeconds, millis};
 use crate::denylist::Lease;
-use crate::telemetry::metrics::FleetMetrics;
+use crate::telemetry::metrics::{FleetMetrics, as_gauge};
 
 /// The fleet, as `/v1/status` shows it.
 #[derive(Debug, Serialize)]
@@ -99,14 +99,14 @@ impl MemberStatus {
 /// Sets the gauges and counters of the fleet to what is so now.
 pub fn measure(fleet: &Fleet, lease: &Lease, clock: &Clock, metrics: &FleetMetrics) {
     let view = fleet.view();
-    metrics.members.set(whole(fleet.members().len() as u64));
+    metrics.members.set(as_gauge(fleet.members().len() as u64));
     for state in RelayState::ALL {
         metrics
             .relay_state
             .with_label_values(&[state.as_str()])
             .set(i64::from(state == view.state));
     }
-    metrics.outbox.set(whole(view.outbox));
+    metrics.outbox.set(as_gauge(view.outbox));
     metrics
         .lease_remaining_seconds
         .set(remaining(lease, clock).as_secs_f64());
@@ -138,14 +138,6 @@ fn relay_time(ours: UnixSeconds, offset_ms: i64) -> UnixSeconds {
     } else {
         ours.minus(offset)
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn whole(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

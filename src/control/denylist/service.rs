@@ -153,12 +153,7 @@ impl Revocations {
     }
 
     /// Reads the body of `POST /v1/revocations`. Ten thousand tokens take a while: not on a thread that serves.
-    pub fn read(&self, body: &Value) -> Result<Vec<Order>, Faults> {
-        Ok(self.read_asked(body)?.orders)
-    }
-
-    /// The same, with what the caller waits for.
-    pub fn read_asked(&self, body: &Value) -> Result<Asked, Faults> {
+    pub fn read(&self, body: &Value) -> Result<Asked, Faults> {
         request::asked(
             body,
             &Context {
@@ -237,7 +232,7 @@ impl Revocations {
     /// everywhere already.
     pub async fn follow(&self, sequence: u64, patience: Patience) -> Option<Receipt> {
         let fleet = self.shared.fleet.as_ref()?;
-        // What neither disk nor relay has is lost with the process: that is no acknowledgement.
+        // See `is_kept`.
         let least = if self.log().is_some() {
             Wait::Local
         } else {
@@ -245,6 +240,13 @@ impl Revocations {
         };
         let wait = patience.wait.unwrap_or(Wait::Relay).max(least);
         Some(follow(fleet, sequence, wait, patience.timeout).await)
+    }
+
+    /// Whether a change that came as far as the receipt says outlives the process. What neither disk nor relay has does not, and is no
+    /// acknowledgement.
+    #[must_use]
+    pub fn is_kept(&self, receipt: Option<&Receipt>) -> bool {
+        self.log().is_some() || receipt.is_none_or(|receipt| receipt.relayed)
     }
 
     /// How far everything has come that was acknowledged until now. None without a fleet.
@@ -356,7 +358,7 @@ mod tests {
     }
 
     async fn post(revocations: &Revocations, body: Value) -> Result<Vec<Outcome>, RevokeError> {
-        let orders = revocations.read(&body).unwrap();
+        let orders = revocations.read(&body).unwrap().orders;
         let written = revocations.revoke(orders, ops()).await?;
         Ok(written.outcomes)
     }

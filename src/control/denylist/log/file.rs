@@ -271,6 +271,17 @@ fn read_up_to(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(read)
 }
 
+/// Refuses what follows the last good record, unless it is nothing, or what a crash left of the last group.
+pub(super) fn check_tail(path: &Path, file: &File, tail: Range<u64>) -> Result<(), OpenError> {
+    if tail.is_empty() || is_torn(file, tail.clone()).map_err(fault(path, "read"))? {
+        return Ok(());
+    }
+    Err(OpenError::Damaged {
+        path: path.to_owned(),
+        offset: tail.start,
+    })
+}
+
 /// Whether what follows the last good record can be what a crash left of the last group.
 pub(super) fn is_torn(file: &File, tail: Range<u64>) -> io::Result<bool> {
     let length = tail.end - tail.start;

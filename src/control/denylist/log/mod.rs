@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 use self::committer::{Committer, Disk};
 use self::compact::{Rewritten, rewrite};
-use self::file::{HEADER_BYTES, draft_path, fault, is_torn, lock, record_at, scan};
+use self::file::{HEADER_BYTES, check_tail, draft_path, fault, lock, record_at, scan};
 use self::places::{Key, Places};
 use self::rekey::rekey;
 use super::record::{Record, RuleId};
@@ -136,13 +136,8 @@ impl Log {
         let mut places = Places::new();
         let (end, records) =
             replay(&file, length, index, &mut places, now).map_err(fault(path, "read"))?;
+        check_tail(path, &file, end..length)?;
         if end < length {
-            if !is_torn(&file, end..length).map_err(fault(path, "read"))? {
-                return Err(OpenError::Damaged {
-                    path: path.to_owned(),
-                    offset: end,
-                });
-            }
             tracing::warn!(
                 path = %path.display(),
                 bytes = length - end,

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::file::{
-    HEADER_BYTES, OpenError, create_draft, draft_path, fault, header, is_torn, publish_draft, scan,
+    HEADER_BYTES, OpenError, check_tail, create_draft, draft_path, fault, header, publish_draft,
+    scan,
 };
 use super::record::encode;
 use crate::base::clock::UnixSeconds;
@@ -33,12 +34,7 @@ pub(super) fn rekey(
         Ok(())
     })
     .map_err(fault(path, "read"))?;
-    if end < length && !is_torn(old, end..length).map_err(fault(path, "read"))? {
-        return Err(OpenError::Damaged {
-            path: path.to_owned(),
-            offset: end,
-        });
-    }
+    check_tail(path, old, end..length)?;
     let salts = (Fingerprinter::new(&from), Fingerprinter::new(&to));
     let draft = create_draft(path).map_err(fault(path, "create"))?;
     let mut pending = header(to);

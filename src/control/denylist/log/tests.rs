@@ -712,7 +712,7 @@ impl Running {
     }
 
     async fn post(&self, body: Value) -> Result<Vec<Outcome>, RevokeError> {
-        let orders = self.revocations.read(&body).unwrap();
+        let orders = self.revocations.read(&body).unwrap().orders;
         let written = self.revocations.revoke(orders, ops()).await?;
         Ok(written.outcomes)
     }

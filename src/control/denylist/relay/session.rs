@@ -15,7 +15,7 @@ use super::link::{Carrier, Entry, EntryId, Link, LinkFault, Run, Sight};
 use super::payload::{self, RULES_MAX, Report};
 use super::{Place, Relay};
 use crate::base::backoff::Backoff;
-use crate::base::clock::UnixSeconds;
+use crate::base::clock::{UnixSeconds, millis};
 use crate::control::denylist::record::{Record, RuleId};
 use crate::control::denylist::writer::{Change, MergeError, Message, Page, Query};
 use crate::denylist::{BootMillis, Fingerprint, Kind, Until};
@@ -202,10 +202,9 @@ impl<'a, C: Carrier> Session<'a, C> {
             );
         }
         while sight.run.epoch.is_empty() {
-            let waited = self.relay.boot().0.saturating_sub(since.0);
-            let most = self.relay.options.max_staleness.as_millis();
+            let waited = self.relay.boot().since(since);
             // Whoever has nothing gives those that have something the time to come first.
-            if self.relay.has_state || u128::from(waited) >= most {
+            if self.relay.has_state || waited >= self.relay.options.max_staleness {
                 let epoch = format!("{:016x}-{}", (self.relay.options.chance)(), sight.now_ms);
                 // So that others see that somebody has yet to say what it knows.
                 self.relay.place.is_reconciled = false;
@@ -230,8 +229,8 @@ impl<'a, C: Carrier> Session<'a, C> {
         let place = &self.relay.place;
         let goes_on = place.is_reconciled && place.run == sight.run && place.applied <= sight.last;
         if goes_on && !self.relay.outbox.is_overflown() {
-            let overlap = u64::try_from(OVERLAP.as_millis()).unwrap_or(u64::MAX);
-            let from = place.applied.ms.min(sight.now_ms).saturating_sub(overlap);
+            let newest = place.applied.ms.min(sight.now_ms);
+            let from = newest.saturating_sub(millis(OVERLAP));
             self.cursor = EntryId {
                 ms: from,
                 sequence: 0,
@@ -247,8 +246,7 @@ impl<'a, C: Carrier> Session<'a, C> {
                 let suspects = self.relay.members.behind(&sight.run, &own);
                 // Who comes new does not know whom to wait for, if the epoch is new, too.
                 let is_new = self.relay.place.run == Run::default();
-                let grace_ms = self.relay.options.max_staleness.as_millis() / u128::from(NEWCOMER);
-                let grace_ms = u64::try_from(grace_ms).unwrap_or(u64::MAX);
+                let grace_ms = millis(self.relay.options.max_staleness / NEWCOMER);
                 let ripe_ms = founded_ms(&sight.run.epoch).saturating_add(grace_ms);
                 self.relay.lasting.clear();
                 self.relay.place = Place {
@@ -404,6 +402,7 @@ impl<'a, C: Carrier> Session<'a, C> {
             None => self.cursor.max(known_last),
         };
         self.relay.place.applied = self.cursor;
+        self.know_of(self.cursor);
         if has_some {
             let gap = REPORT_GAP
                 + REPORT_GAP_EACH * u32::try_from(self.relay.members.count()).unwrap_or(u32::MAX);
@@ -450,7 +449,6 @@ impl<'a, C: Carrier> Session<'a, C> {
             });
         }
         self.renew();
-        self.relay.view.last = self.last;
         self.relay.show();
     }
 
@@ -615,8 +613,14 @@ impl<'a, C: Carrier> Session<'a, C> {
             self.relay.place.is_reconciled = false;
             return Err(Ended::Changed);
         }
-        self.last = self.last.max(sight.last);
+        self.know_of(sight.last);
         Ok(())
+    }
+
+    /// There is an entry with this id, or was.
+    fn know_of(&mut self, id: EntryId) {
+        self.last = self.last.max(id);
+        self.relay.view.last = self.last;
     }
 
     fn is_settled(&self) -> bool {
@@ -631,8 +635,8 @@ impl<'a, C: Carrier> Session<'a, C> {
         place
             .suspects
             .retain(|name| !members.has_come_to(name, run));
-        let waited = (self.relay.options.boot)().0.saturating_sub(place.since.0);
-        let is_over = u128::from(waited) >= self.relay.options.max_staleness.as_millis();
+        let waited = (self.relay.options.boot)().since(place.since);
+        let is_over = waited >= self.relay.options.max_staleness;
         if is_over {
             place.ripe_ms = 0;
             self.relay.members.give_up();
@@ -697,13 +701,12 @@ impl<'a, C: Carrier> Session<'a, C> {
     async fn upkeep(&mut self) -> Result<(), Ended> {
         let jitter = UPKEEP.mul_f64(f64::from(self.relay.chance()) / f64::from(u32::MAX));
         self.upkeep_at = Instant::now() + UPKEEP / 2 + jitter;
-        self.look_at_members().await?;
         if !self.relay.place.is_reconciled {
             return Ok(());
         }
         let own = (self.relay.options.retention)();
         let retention = own.max(self.relay.members.retention());
-        let retention_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+        let retention_ms = millis(retention);
         let now_ms = self.server_now_ms();
         let half = now_ms.saturating_sub(retention_ms / 2);
         let due: Vec<RuleId> = self

@@ -8,6 +8,7 @@ use ::redis::{ErrorKind, RedisError, ServerError, Value, from_redis_value};
 use bytes::Bytes;
 
 use super::{Entry, EntryId, FIELD, LinkFault, Sight};
+use crate::base::clock;
 use crate::control::denylist::relay::link::Run;
 
 /// What one command of several came to.
@@ -74,7 +75,7 @@ pub(super) fn truth(value: Value) -> Truth {
 
 /// Whole milliseconds, at least one: to Redis 0 means for ever.
 pub(super) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1)
+    clock::millis(span).max(1)
 }
 
 pub(super) fn number(value: Value) -> Option<u64> {
