@@ -175,7 +175,7 @@ fn has_same_source(ours: &settings::Issuer, theirs: &settings::Issuer) -> bool {
         name,
         rules,
         keys,
-        ca,
+        tls,
         insecure_http,
         refresh,
         refresh_min_interval,
@@ -188,7 +188,7 @@ fn has_same_source(ours: &settings::Issuer, theirs: &settings::Issuer) -> bool {
         // A secret must be long enough for each, and the log tells when no key fits any.
         && rules.algorithms == theirs.rules.algorithms
         && keys.is_same(&theirs.keys)
-        && *ca == theirs.ca
+        && *tls == theirs.tls
         && *insecure_http == theirs.insecure_http
         && *refresh == theirs.refresh
         && *refresh_min_interval == theirs.refresh_min_interval

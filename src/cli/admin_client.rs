@@ -15,7 +15,7 @@ use super::print::harmless;
 use crate::base::file::read_bounded;
 use crate::base::secret::{ExposeSecret, Secret, secret};
 use crate::http::client::{Client, ClientError, PlainHttp, is_loopback};
-use crate::http::client_tls::Roots;
+use crate::http::client_tls::{Files, FilesError, IdentityFiles};
 
 /// The environment variable that holds the bearer token of the admin API.
 const TOKEN_VARIABLE: &str = "JOTGATE_ADMIN_TOKEN";
@@ -29,9 +29,6 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest token file read, in bytes. Servers refuse longer headers.
 const TOKEN_FILE_BYTES_MAX: usize = 8 * 1024;
 
-/// Largest file of authorities read, in bytes. A bundle of all public ones has a quarter of it.
-const CA_FILE_BYTES_MAX: usize = 1024 * 1024;
-
 /// Where the admin API is.
 #[derive(Debug, Args)]
 pub(super) struct AdminUrl {
@@ -41,6 +38,23 @@ pub(super) struct AdminUrl {
     /// The authority of its certificate, a PEM file, for https:// [default: those of the system]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Our certificate, a PEM file, for a gateway that asks for one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// The private key of --certificate, a PEM file that is not encrypted
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+}
+
+impl AdminUrl {
+    fn tls(&self) -> Files {
+        let identity = self.certificate.clone().zip(self.key.clone());
+        Files {
+            ca: self.ca.clone(),
+            identity: identity.map(|(certificate, key)| IdentityFiles { certificate, key }),
+            server_name: None,
+        }
+    }
 }
 
 /// Where the admin API is, and who asks.
@@ -62,10 +76,12 @@ pub(super) struct AdminArgs {
 pub(super) enum AdminError {
     #[error("--admin: {0} is no address of an admin API; write one such as http://127.0.0.1:9901")]
     Url(Box<Uri>),
-    #[error("--ca: means nothing for {0}; write --admin https://…, or leave it out")]
-    CaWithoutTls(Box<Uri>),
-    #[error("--ca: cannot read {path}: {source}", path = path.display())]
-    CaFile { path: PathBuf, source: io::Error },
+    #[error(
+        "--ca and --certificate mean nothing for {0}; write --admin https://…, or leave them out"
+    )]
+    TlsFilesWithoutTls(Box<Uri>),
+    #[error(transparent)]
+    TlsFiles(#[from] FilesError),
     #[error(
         "--admin: {0} is another machine, and the admin token would travel in the clear; use https://, or forward the port \
          (ssh -L 9901:127.0.0.1:9901, kubectl port-forward) and use http://127.0.0.1:9901"
@@ -105,11 +121,11 @@ impl AdminError {
     pub(super) const fn is_usage(&self) -> bool {
         match self {
             Self::Url(_)
-            | Self::CaWithoutTls(_)
+            | Self::TlsFilesWithoutTls(_)
             | Self::Exposed(_)
             | Self::NoToken
             | Self::TokenForm => true,
-            Self::CaFile { .. }
+            Self::TlsFiles(_)
             | Self::TokenFile { .. }
             | Self::Unreachable { .. }
             | Self::Late(_)
@@ -193,18 +209,13 @@ impl AdminClient {
             return Err(AdminError::Url(Box::new(url)));
         }
         // Where a token goes is decided above.
-        let client = match (&args.ca, url.scheme_str()) {
-            (None, Some("https")) => Client::new(Roots::System, PlainHttp::Everywhere),
-            (None, _) => Client::plain(PlainHttp::Everywhere),
-            (Some(path), Some("https")) => {
-                let pem =
-                    read_bounded(path, CA_FILE_BYTES_MAX).map_err(|source| AdminError::CaFile {
-                        path: path.clone(),
-                        source,
-                    })?;
-                Client::new(Roots::Pem(&pem), PlainHttp::Everywhere)
-            }
-            (Some(_), _) => return Err(AdminError::CaWithoutTls(Box::new(url))),
+        let tls = args.tls();
+        let client = if url.scheme_str() == Some("https") {
+            Client::new(&tls, PlainHttp::Everywhere)?
+        } else if tls == Files::default() {
+            Client::plain(PlainHttp::Everywhere)
+        } else {
+            return Err(AdminError::TlsFilesWithoutTls(Box::new(url)));
         };
         Ok(Self {
             url,
@@ -320,6 +331,8 @@ mod tests {
         AdminUrl {
             admin: text.parse().expect("a URI"),
             ca: None,
+            certificate: None,
+            key: None,
         }
     }
 
@@ -432,9 +445,12 @@ mod tests {
             AdminClient::anonymous(&AdminUrl { ca, ..url(at) })
         };
         let plain = anonymous("http://127.0.0.1:9901").expect_err("no TLS");
-        assert!(matches!(plain, AdminError::CaWithoutTls(_)) && plain.is_usage());
+        assert!(matches!(plain, AdminError::TlsFilesWithoutTls(_)) && plain.is_usage());
         let missing = anonymous("https://127.0.0.1:9901").expect_err("no file");
-        assert!(matches!(missing, AdminError::CaFile { .. }), "{missing}");
+        assert!(
+            missing.to_string().contains("/there/is/no/ca.pem"),
+            "{missing}"
+        );
     }
 
     #[test]

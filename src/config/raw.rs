@@ -146,7 +146,7 @@ sections! {
         payload_header: String,
         on_unmappable_claim: String,
         max_headers_size: Size,
-        ca: String,
+        tls: ClientTls,
         insecure_http: bool,
     }
 
@@ -173,7 +173,7 @@ sections! {
         connect_timeout: Span,
         idle_timeout: Span,
         max_idle: u64,
-        tls: UpstreamTls,
+        tls: ClientTls,
     }
 
     /// `upstreams.outlier`
@@ -209,8 +209,8 @@ sections! {
         min_per_second: u64,
     }
 
-    /// `upstreams.tls` and `denylist.redis.tls`
-    UpstreamTls {
+    /// `tls` of `issuers`, `upstreams`, `denylist.redis` and `telemetry.otlp`
+    ClientTls {
         ca: String,
         certificate: String,
         key: String,
@@ -286,7 +286,7 @@ sections! {
         password: SecretRef,
         sentinel_user: String,
         sentinel_password: SecretRef,
-        tls: UpstreamTls,
+        tls: ClientTls,
         replicas_min: u64,
         connect_timeout: Span,
         command_timeout: Span,
@@ -353,7 +353,7 @@ sections! {
         follow: String,
         headers: Table<SecretRef>,
         timeout: Span,
-        ca: String,
+        tls: ClientTls,
         insecure_http: bool,
         service_name: String,
     }
@@ -381,12 +381,13 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("issuers[]", Issuer::KEYS),
     ("issuers[].secret", SecretTable::KEYS),
     ("issuers[].claims", ClaimNames::KEYS),
+    ("issuers[].tls", ClientTls::KEYS),
     ("upstreams[]", Upstream::KEYS),
     ("upstreams[].outlier", Outlier::KEYS),
     ("upstreams[].health", Health::KEYS),
     ("upstreams[].retries", Retries::KEYS),
     ("upstreams[].retries.budget", RetryBudget::KEYS),
-    ("upstreams[].tls", UpstreamTls::KEYS),
+    ("upstreams[].tls", ClientTls::KEYS),
     ("routes[]", Route::KEYS),
     ("routes[].token", Token::KEYS),
     ("routes[].cors", Cors::KEYS),
@@ -396,7 +397,7 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("denylist.redis.secret", SecretTable::KEYS),
     ("denylist.redis.password", SecretTable::KEYS),
     ("denylist.redis.sentinel_password", SecretTable::KEYS),
-    ("denylist.redis.tls", UpstreamTls::KEYS),
+    ("denylist.redis.tls", ClientTls::KEYS),
     ("admin", Admin::KEYS),
     ("admin.tls", AdminTls::KEYS),
     ("admin.scopes", AdminScopes::KEYS),
@@ -406,14 +407,11 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ("telemetry.log", Log::KEYS),
     ("telemetry.access_log", AccessTable::KEYS),
     ("telemetry.otlp", Otlp::KEYS),
+    ("telemetry.otlp.tls", ClientTls::KEYS),
 ];
 
 /// Keys that the design has and this version does not, by the shape of their table.
-const LATER: &[(&str, &[&str])] = &[
-    ("", &["token_service"]),
-    ("issuers[]", &["tls"]),
-    ("routes[]", &["rewrite"]),
-];
+const LATER: &[(&str, &[&str])] = &[("", &["token_service"]), ("routes[]", &["rewrite"])];
 
 /// The keys of the table whose path has this shape; empty if there is none.
 pub(super) fn keys_of(shape: &str) -> &'static [&'static str] {

@@ -13,6 +13,7 @@ use crate::base::chance::Share;
 use crate::base::names::{IssuerName, RouteName, UpstreamName};
 use crate::base::secret::{Secret, same};
 use crate::denylist::redis;
+use crate::http::client_tls;
 use crate::http::cors::Cors;
 use crate::identity::HeaderMap;
 use crate::listener;
@@ -104,8 +105,8 @@ pub struct Issuer {
     pub rules: Rules,
     /// Where the keys come from.
     pub keys: KeySource,
-    /// CA certificates (PEM file) for the fetch instead of the system's.
-    pub ca: Option<PathBuf>,
+    /// Whom the fetch believes, and who we are there. Default: the system's authorities, nobody.
+    pub tls: client_tls::Files,
     /// Whether `http://` to other hosts than this machine is allowed for the fetch. Default false.
     pub insecure_http: bool,
     /// How often keys are fetched. Default 5 min; 30 s to 24 h.
@@ -265,8 +266,8 @@ pub struct Otlp {
     pub headers: http::HeaderMap,
     /// For one message. Default 10 s.
     pub timeout: Duration,
-    /// CA certificates (PEM file) instead of the system's.
-    pub ca: Option<PathBuf>,
+    /// Whom we believe, and who we are. Default: the system's authorities, nobody.
+    pub tls: client_tls::Files,
     /// Whether `http://` to other hosts than this machine is allowed. Default false.
     pub insecure_http: bool,
     /// By which name the gateway is known. Default `jotgate`.

@@ -4,19 +4,23 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::pending;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
-use super::client_tls::{self, Roots};
+use super::client_tls::{self, Files, FilesError};
 
 /// Longest head of an answer, in bytes. The large cookies and policies that some providers send stay
 /// well below.
@@ -32,6 +36,18 @@ pub enum PlainHttp {
     Loopback,
     /// To every host.
     Everywhere,
+}
+
+impl PlainHttp {
+    /// As `insecure_http` says.
+    #[must_use]
+    pub const fn allowed(insecure_http: bool) -> Self {
+        if insecure_http {
+            Self::Everywhere
+        } else {
+            Self::Loopback
+        }
+    }
 }
 
 /// Sends requests. Cheap to clone; clones share their connections.
@@ -94,37 +110,55 @@ impl fmt::Display for Causes<'_> {
 }
 
 impl Client {
-    /// A client that trusts `roots`. Reads files of the system for [`Roots::System`]. Without any
-    /// certificate there only `https://` fails.
-    #[must_use]
-    pub fn new(roots: Roots<'_>, plain_http: PlainHttp) -> Self {
-        let place = match roots {
-            Roots::System => "the system's store",
-            Roots::Pem(_) => "the given PEM file",
+    /// A client that believes and shows what is in `tls`. Reads files. Without any certificate to believe only `https://`
+    /// fails.
+    pub fn new(tls: &Files, plain_http: PlainHttp) -> Result<Self, FilesError> {
+        let (config, has_roots) = tls.load()?;
+        let no_roots = match &tls.ca {
+            _ if has_roots => None,
+            None => Some("the system's store"),
+            Some(_) => Some("the given PEM file"),
         };
-        Self::over(roots.load(), place, plain_http)
+        let name = tls.server_name.clone();
+        Ok(Self::over(config, name, no_roots, plain_http))
+    }
+
+    /// [`Client::new`] for a task, which must not wait for files.
+    pub async fn open(tls: Files, plain_http: PlainHttp) -> Result<Self, FilesError> {
+        match spawn_blocking(move || Self::new(&tls, plain_http)).await {
+            Ok(client) => client,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime ends, and this task with it.
+                Err(_) => pending().await,
+            },
+        }
     }
 
     /// A client for `http://` alone. It trusts no certificate and reads no file.
     #[must_use]
     pub fn plain(plain_http: PlainHttp) -> Self {
-        Self::over(RootCertStore::empty(), "a client for http://", plain_http)
+        let config = client_tls::anonymous(RootCertStore::empty());
+        Self::over(config, None, Some("a client for http://"), plain_http)
     }
 
-    fn over(roots: RootCertStore, place: &'static str, plain_http: PlainHttp) -> Self {
-        let no_roots = roots.is_empty().then_some(place);
+    fn over(
+        tls: ClientConfig,
+        server_name: Option<ServerName<'static>>,
+        no_roots: Option<&'static str>,
+        plain_http: PlainHttp,
+    ) -> Self {
         let mut http = HttpConnector::new();
         // The connector around it decides by the scheme.
         http.enforce_http(false);
         http.set_nodelay(true);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(
-                client_tls::client(roots, None)
-                    .expect("aws-lc-rs has cipher suites for both versions"),
-            )
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        let mut connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http();
+        if let Some(name) = server_name {
+            connector = connector.with_server_name_resolver(FixedServerNameResolver::new(name));
+        }
+        let connector = connector.enable_http1().wrap_connector(http);
         Self {
             inner: legacy::Client::builder(TokioExecutor::new())
                 .http1_max_buf_size(HEAD_BYTES_MAX)
@@ -417,7 +451,7 @@ mod tests {
         ] {
             assert!(matches!(check(uri), Err(ClientError::PlainHttp)), "{uri}");
         }
-        let everywhere = Client::new(Roots::Pem(b""), PlainHttp::Everywhere);
+        let everywhere = Client::plain(PlainHttp::Everywhere);
         assert!(
             everywhere
                 .check(&"http://id.example.com/".parse().unwrap())
@@ -430,16 +464,25 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_given_ca_is_trusted() {
+        let folder = tempfile::tempdir().unwrap();
+        let believing = async |pem: &str| {
+            let path = folder.path().join("ca.pem");
+            std::fs::write(&path, pem).unwrap();
+            let files = Files {
+                ca: Some(path),
+                ..Files::default()
+            };
+            Client::open(files, PlainHttp::Loopback).await.unwrap()
+        };
         let issued = Issued::new();
         let uri = tls_server(&issued).await;
-        let client = Client::new(Roots::Pem(issued.ca.as_bytes()), PlainHttp::Loopback);
+        let client = believing(&issued.ca).await;
         let answer = client.get_json(&uri, 9, soon()).await.unwrap();
         assert_eq!(answer.body(), "{}");
-        let other = Issued::new();
-        let client = Client::new(Roots::Pem(other.ca.as_bytes()), PlainHttp::Loopback);
+        let client = believing(&Issued::new().ca).await;
         let error = client.get_json(&uri, 9, soon()).await.unwrap_err();
         assert!(error.to_string().contains("certificate"), "{error}");
-        let client = Client::new(Roots::Pem(b"no certificate"), PlainHttp::Loopback);
+        let client = believing("no certificate").await;
         let error = client.get_json(&uri, 9, soon()).await.unwrap_err();
         assert!(matches!(error, ClientError::NoRoots("the given PEM file")));
     }

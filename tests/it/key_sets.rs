@@ -7,10 +7,11 @@ use jotgate::base::clock::UnixSeconds;
 use jotgate::jwks::Algorithm;
 use serde_json::json;
 
+use crate::support::authority::{Authority, HTTP_11, Issued, quoted};
 use crate::support::issuer::Mode;
 use crate::support::keys::key;
 use crate::support::tokens::{LIFETIME, NOW};
-use crate::support::{Gateway, Issuer, Setup, Upstream, eventually, within};
+use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
 
 /// As short as the file allows.
 const IMPATIENT: &str = r#"refresh_min_interval = "1s""#;
@@ -462,4 +463,54 @@ async fn a_token_is_verified_once_and_judged_each_time() {
         "401 token_expired"
     );
     assert_eq!(upstream.count(), 3);
+}
+
+/// A provider of keys behind TLS, in a network where each shows who it is. The bad settings are each wrong in one thing alone.
+#[tokio::test]
+async fn keys_are_fetched_over_tls_with_the_gateways_own_certificate() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let (ca, other) = (Authority::new(), Authority::new());
+    let config = ca
+        .issue("id.test")
+        .server_of(rustls::ALL_VERSIONS, Some(ca.demand()), HTTP_11);
+    let provider = Upstream::over_tls(config).await;
+    // One for each gateway that comes so far.
+    for _ in 0..2 {
+        provider.reply(Reply::body(issuer.jwks().to_string()));
+    }
+    let (own, foreign) = (ca.issue("gateway"), other.issue("gateway"));
+    let tls = |ca: &Authority, own: &Issued, name: &str| {
+        let (certificate, key) = (quoted(&own.certificate_file), quoted(&own.key_file));
+        let ca = quoted(&ca.file());
+        format!("ca = {ca}, certificate = {certificate}, key = {key}, server_name = \"{name}\"")
+    };
+    let setup = |tls: &str| {
+        let url = format!("https://{}/keys", provider.address());
+        let lines = format!("jwks_uri = \"{url}\"\ntls = {{ {tls} }}");
+        Setup::new(&issuer, &upstream).issuer(lines)
+    };
+    let token = issuer.token("alice").sign();
+    for wrong in [
+        tls(&other, &own, "id.test"),
+        tls(&ca, &foreign, "id.test"),
+        tls(&ca, &own, "id.other"),
+    ] {
+        let before = provider.count();
+        let gateway = setup(&wrong).start().await;
+        let answer = gateway.get("/").bearer(&token).await;
+        assert_eq!(answer.verdict(), "503 keys_unavailable", "{wrong}");
+        assert_eq!(provider.count(), before, "{wrong}");
+        if wrong.contains("id.test") && !wrong.contains(&quoted(&other.file())) {
+            // Files that are renewed count with the next fetch.
+            std::fs::copy(&own.key_file, &foreign.key_file).unwrap();
+            std::fs::copy(&own.certificate_file, &foreign.certificate_file).unwrap();
+            becomes(&gateway, &token, "200").await;
+        }
+    }
+    let gateway = setup(&tls(&ca, &own, "id.test")).start().await;
+    assert_eq!(gateway.get("/").bearer(&token).await.status(), 200);
+    let handshakes = provider.handshakes();
+    let last = handshakes.last().expect("one");
+    assert!(last.certified);
+    assert_eq!(last.server_name.as_deref(), Some("id.test"));
 }

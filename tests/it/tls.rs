@@ -652,8 +652,25 @@ async fn the_admin_api_asks_for_certificates_where_the_file_says_so() {
     let ca = folder.write("ca.pem", authority.pem());
     let setup = Setup::new(&issuer, &upstream);
     let setup = setup.env("JOTGATE__ADMIN__TLS__CLIENT_CA", ca.to_str().unwrap());
-    let gateway = admin_tls(setup, &folder).start().await;
+    let setup = admin_tls(setup, &folder).env("JOTGATE__ADMIN__ADDRESS", "0.0.0.0:0");
+    let gateway = setup.clone().start().await;
     let known = authority.client("ops", vec![]);
+    folder.pair("ops", &known);
+    let admin = format!("https://localhost:{}", gateway.admin_address().port());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let identity = [
+        "--certificate".to_owned(),
+        path("ops.crt"),
+        "--key".to_owned(),
+        path("ops.key"),
+    ];
+    for (identity, code) in [(&identity[..], 0), (&[], 1), (&identity[..2], 2)] {
+        let ca = path("ca.pem");
+        let mut args = vec!["status", "--admin", &admin, "--ca", &ca];
+        args.extend(identity.iter().map(String::as_str));
+        let ended = run(&args, setup.environment()).await;
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+    }
     for (certificate, expected) in [(Some(&known), "HTTP/1.1 200"), (None, "")] {
         let setup = TlsSetup {
             certificate,

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Scheme;
+
 use super::check::{Check, Unique};
+use super::client_tls::{SystemRoots, files};
 use super::headers::headers;
 use super::keys::keys;
 use super::url;
@@ -13,6 +16,7 @@ use crate::base::secret::ExposeSecret;
 use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::{Issuer, KeySource};
+use crate::http::client_tls::Files;
 use crate::jwks::Algorithm;
 use crate::token::{ClaimNames, ClaimPath, Earlier, Rules, Types};
 
@@ -50,6 +54,7 @@ pub(super) fn issuers(raw: Option<&raw::List<raw::Issuer>>, check: &mut Check<'_
     };
     let mut names = Unique::new();
     let mut identifiers = Unique::new();
+    let mut system_roots = SystemRoots::default();
     for (n, raw) in raw.into_iter().flat_map(raw::List::iter) {
         let at = path.index(n);
         let identifier = identifier(raw, &at, check);
@@ -77,7 +82,7 @@ pub(super) fn issuers(raw: Option<&raw::List<raw::Issuer>>, check: &mut Check<'_
                 issuers.names.known.push(name.clone());
             }
         }
-        let made = issuer(raw, identifier, name, &at, check);
+        let made = issuer(raw, identifier, name, &at, &mut system_roots, check);
         issuers.made.extend(made);
     }
     issuers
@@ -126,6 +131,7 @@ fn issuer(
     identifier: Option<&str>,
     name: Option<IssuerName>,
     at: &KeyPath,
+    system_roots: &mut SystemRoots,
     check: &mut Check<'_>,
 ) -> Option<Issuer> {
     let audiences = audiences(raw, at, check);
@@ -180,13 +186,9 @@ fn issuer(
             "is shorter than refresh, so good keys would be thrown away before the next fetch; write a longer one",
         );
     }
-    let ca = raw
-        .ca
+    let tls = keys
         .as_ref()
-        .and_then(|file| check.file(&at.key("ca"), file));
-    if let Some(keys) = &keys {
-        fetch(raw, keys, at, check);
-    }
+        .and_then(|keys| fetch(raw, keys, at, system_roots, check));
     let headers = headers(raw, at, check);
     Some(Issuer {
         name: name?,
@@ -203,7 +205,7 @@ fn issuer(
             names,
         },
         keys: keys?,
-        ca,
+        tls: tls?,
         insecure_http: raw.insecure_http.unwrap_or(false),
         refresh,
         refresh_min_interval,
@@ -228,30 +230,48 @@ fn audiences(raw: &raw::Issuer, at: &KeyPath, check: &mut Check<'_>) -> Vec<Arc<
         .collect()
 }
 
-/// What is fetched over the network, and what is only good for that.
-fn fetch(raw: &raw::Issuer, keys: &KeySource, at: &KeyPath, check: &mut Check<'_>) {
+/// What is fetched over the network, and what is only good for that: the TLS of the fetch.
+fn fetch(
+    raw: &raw::Issuer,
+    keys: &KeySource,
+    at: &KeyPath,
+    system_roots: &mut SystemRoots,
+    check: &mut Check<'_>,
+) -> Option<Files> {
+    let tls_at = at.key("tls");
     match keys {
         KeySource::Discovery(url) | KeySource::Url(url) => {
+            let key = if matches!(keys, KeySource::Url(_)) {
+                "jwks_uri"
+            } else if raw.discovery.is_some() {
+                "discovery"
+            } else {
+                "issuer"
+            };
             if url::is_exposed(url) && !raw.insecure_http.unwrap_or(false) {
-                let key = if matches!(keys, KeySource::Url(_)) {
-                    "jwks_uri"
-                } else if raw.discovery.is_some() {
-                    "discovery"
-                } else {
-                    "issuer"
-                };
                 check.fault(
                     &at.key(key),
                     format!("keys from {url} can be forged by anybody on the way; write https://, or insecure_http = true if the network is trusted"),
                 );
             }
+            let Some(tls) = &raw.tls else {
+                return Some(Files::default()).filter(|_| !check.is_hole(&tls_at));
+            };
+            // A document that came without TLS may name a key set with.
+            if matches!(keys, KeySource::Url(_)) && url.scheme() == Some(&Scheme::HTTP) {
+                check.fault(
+                    &tls_at,
+                    "is for https://; write that as jwks_uri, or leave tls out",
+                );
+            }
+            files((&tls_at, tls), &at.key(key), system_roots, check)
         }
         KeySource::File(_)
         | KeySource::Inline(_)
         | KeySource::PublicKeyFile(_)
         | KeySource::Secret(_) => {
             let unused = [
-                ("ca", raw.ca.is_some()),
+                ("tls", raw.tls.is_some()),
                 ("insecure_http", raw.insecure_http == Some(true)),
                 ("fetch_timeout", raw.fetch_timeout.is_some()),
             ];
@@ -261,6 +281,7 @@ fn fetch(raw: &raw::Issuer, keys: &KeySource, at: &KeyPath, check: &mut Check<'_
                     "would never be used, because this issuer's keys are not fetched; leave it out",
                 );
             }
+            Some(Files::default())
         }
     }
 }
@@ -484,6 +505,7 @@ pub(super) fn nonempty<'t>(
 mod tests {
     use super::super::testing::{BASE, check, faults, good, issuer};
     use super::*;
+    use crate::http::client_tls::IdentityFiles;
 
     /// A second issuer.
     fn second(lines: &str) -> String {
@@ -696,18 +718,79 @@ mod tests {
         ));
         assert!(settings.issuers[0].insecure_http);
         let secret = "secret = { env = \"SECRET_64\" }\n";
-        for (key, value) in [("insecure_http", "true"), ("fetch_timeout", "\"1s\"")] {
+        for (key, value) in [
+            ("insecure_http", "true"),
+            ("fetch_timeout", "\"1s\""),
+            ("tls", "{ server_name = \"id\" }"),
+        ] {
             check(
                 &issuer(&format!("{secret}{key} = {value}")),
                 &format!("issuers[0].{key}"),
                 "would never be used",
             );
         }
-        check(
-            &issuer("ca = \"/no/such/file\""),
-            "issuers[0].ca",
-            "cannot be read",
-        );
+    }
+
+    #[test]
+    fn the_tls_of_a_fetch_is_good_when_the_file_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["gateway".into()]).unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        for (name, text) in [
+            ("c.pem", pem),
+            ("c.key", key.serialize_pem()),
+            ("other.key", other),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let with = |url: &str, tls: &str| {
+            let tls = tls.replace('@', folder.path().to_str().unwrap());
+            issuer(&format!("jwks_uri = \"{url}\"\ntls = {{ {tls} }}"))
+        };
+        let all = "ca = \"@/c.pem\", certificate = \"@/c.pem\", key = \"@/c.key\", server_name = \"id.internal\"";
+        let tls = &good(&with("https://10.0.0.1/keys", all)).issuers[0].tls;
+        let path = |name: &str| folder.path().join(name);
+        let expected = Files {
+            ca: Some(path("c.pem")),
+            identity: Some(IdentityFiles {
+                certificate: path("c.pem"),
+                key: path("c.key"),
+            }),
+            server_name: Some("id.internal".try_into().unwrap()),
+        };
+        assert_eq!(*tls, expected);
+        for (url, tls, key, word) in [
+            (
+                "https://id/keys",
+                "ca = \"@/none.pem\"",
+                ".ca",
+                "cannot be read",
+            ),
+            (
+                "https://id/keys",
+                "ca = \"@/c.pem\", certificate = \"@/c.pem\"",
+                ".key",
+                "is missing",
+            ),
+            (
+                "https://id/keys",
+                "ca = \"@/c.pem\", certificate = \"@/c.pem\", key = \"@/other.key\"",
+                ".key",
+                "does not fit the certificate",
+            ),
+            (
+                "http://127.0.0.1/keys",
+                "ca = \"@/c.pem\"",
+                "",
+                "is for https://",
+            ),
+        ] {
+            check(&with(url, tls), &format!("issuers[0].tls{key}"), word);
+        }
+        let (known, of_discovery) = ("jwks_uri = \"http://", "discovery = \"http://");
+        good(&with("http://127.0.0.1/d", "ca = \"@/c.pem\"").replace(known, of_discovery));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod admin;
 mod check;
+mod client_tls;
 mod cors;
 mod headers;
 mod issuers;
@@ -18,7 +19,6 @@ mod telemetry;
 pub(super) mod testing;
 mod tls;
 mod upstream_care;
-mod upstream_tls;
 mod upstreams;
 mod url;
 

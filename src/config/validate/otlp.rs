@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
-use http::uri::PathAndQuery;
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 use super::check::Check;
+use super::client_tls::{SystemRoots, files};
 use super::url;
 use crate::base::chance::Share;
 use crate::base::secret::ExposeSecret;
 use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::settings::Otlp;
+use crate::http::client_tls::Files;
 use crate::telemetry::trace::Follow;
 
 /// For one message. OpenTelemetry's default.
@@ -56,10 +58,20 @@ pub(super) fn otlp(raw: &raw::Otlp, check: &mut Check<'_>) -> Option<Otlp> {
         TIMEOUT,
         second / 10..=60 * second,
     );
-    let ca = raw
-        .ca
-        .as_ref()
-        .and_then(|file| check.file(&at.key("ca"), file));
+    let tls = match (&raw.tls, &endpoint) {
+        (None, _) => Some(Files::default()).filter(|_| !check.is_hole(&at.key("tls"))),
+        (Some(_), Some(endpoint)) if endpoint.scheme() == Some(&Scheme::HTTP) => {
+            check.fault(
+                &at.key("tls"),
+                "is for https://; write that as endpoint, or leave tls out",
+            );
+            None
+        }
+        (Some(tls), _) => {
+            let tls = (&at.key("tls"), tls);
+            files(tls, &at.key("endpoint"), &mut SystemRoots::default(), check)
+        }
+    };
     let service_name = raw.service_name.as_deref().unwrap_or("jotgate");
     let is_name = check.name(&at.key("service_name"), service_name);
     is_name.then_some(())?;
@@ -69,7 +81,7 @@ pub(super) fn otlp(raw: &raw::Otlp, check: &mut Check<'_>) -> Option<Otlp> {
         follow: follow.unwrap_or(Follow::TrustedProxies),
         headers,
         timeout,
-        ca,
+        tls: tls?,
         insecure_http,
         service_name: service_name.into(),
     })
@@ -149,7 +161,7 @@ mod tests {
             follow: Follow::TrustedProxies,
             headers: HeaderMap::new(),
             timeout: Duration::from_secs(10),
-            ca: None,
+            tls: Files::default(),
             insecure_http: false,
             service_name: "jotgate".into(),
         };
@@ -186,7 +198,12 @@ mod tests {
         wrong("follow = \"all\"", "follow", "\"everybody\"");
         wrong("timeout = \"0s\"", "timeout", "out of bounds");
         wrong("timeout = \"2m\"", "timeout", "out of bounds");
-        wrong("ca = \"nowhere.pem\"", "ca", "cannot be read");
+        wrong("tls = { ca = \"nowhere.pem\" }", "tls.ca", "cannot be read");
+        check(
+            &file("endpoint = \"http://127.0.0.1:4318\"\ntls = { server_name = \"c\" }"),
+            "telemetry.otlp.tls",
+            "is for https://",
+        );
         wrong("service_name = \"\"", "service_name", "is empty");
         let secret = "{ env = \"SECRET_16\" }";
         let header = |name: &str| format!("headers = {{ {name} = {secret} }}");

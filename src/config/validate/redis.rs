@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::Check;
-use super::upstream_tls::{Material, SystemRoots};
+use super::client_tls::{Material, SystemRoots, misfit};
 use crate::base::secret::{ExposeSecret, Secret};
 use crate::config::place::KeyPath;
 use crate::config::raw::{self, SecretRef};
@@ -268,10 +268,7 @@ fn tls(
             name,
         })),
         Err(error) => {
-            check.fault(
-                &tls_at.key("key"),
-                format!("does not fit the certificate: {error}"),
-            );
+            misfit(&tls_at, &error, check);
             Err(Faulty)
         }
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::uri::Scheme;
 
 use super::check::{Check, Unique};
+use super::client_tls::{SystemRoots, Trust};
 use super::listeners::socket;
 use super::upstream_care as care;
-use super::upstream_tls::{SystemRoots, Trust};
 use super::url;
 use crate::base::names::UpstreamName;
 use crate::config::place::KeyPath;
@@ -205,7 +205,7 @@ enum Written {
 /// The servers of one upstream, whose `tls` stands at the given place. One half without TLS would be as good as none.
 fn servers(
     written: Vec<(KeyPath, Written)>,
-    (tls_at, tls): (&KeyPath, Option<&raw::UpstreamTls>),
+    (tls_at, tls): (&KeyPath, Option<&raw::ClientTls>),
     http2: bool,
     system_roots: &mut SystemRoots,
     check: &mut Check<'_>,

@@ -1,21 +1,17 @@
 //! One fetch of a key set: discovery if need be, then the set itself, all under one deadline.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri, header};
 use serde::Deserialize;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use super::target::may_lead;
-use crate::base::file::read_bounded;
 use crate::base::limits::JWKS_BYTES_MAX;
 use crate::http::client::{Client, ClientError, PlainHttp};
-use crate::http::client_tls::{CERTIFICATES_BYTES_MAX, Roots};
+use crate::http::client_tls::{Files, FilesError};
 use crate::jwks::{KeySet, KeySetError};
 
 /// Largest discovery document read, in bytes. Public ones have 2 to 8 KiB.
@@ -29,7 +25,7 @@ const SHOWN_MAX: usize = 200;
 pub(super) struct Remote {
     pub(super) issuer: Arc<str>,
     pub(super) source: Source,
-    pub(super) ca: Option<PathBuf>,
+    pub(super) tls: Files,
     pub(super) plain_http: PlainHttp,
     /// For one whole fetch.
     pub(super) timeout: Duration,
@@ -65,8 +61,8 @@ pub(super) struct Fetched {
 /// Why a fetch gave no keys.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    #[error("the CA file {}: {source}", path.display())]
-    Ca { path: PathBuf, source: io::Error },
+    #[error("tls: {0}")]
+    Tls(#[from] FilesError),
     #[error("the discovery document: {0}")]
     Discovery(#[source] ClientError),
     #[error("the discovery document is no JSON object with the strings `issuer` and `jwks_uri`")]
@@ -85,7 +81,7 @@ pub(super) enum FetchError {
     Jwks(#[source] ClientError),
     #[error("the key set: {0}")]
     KeySet(#[from] KeySetError),
-    #[error("the CA certificates could not be read in time")]
+    #[error("the certificates could not be read in time")]
     Deadline,
 }
 
@@ -99,9 +95,13 @@ struct Discovery {
 /// Fetches the key set.
 pub(super) async fn fetch(remote: &Remote) -> Result<Fetched, FetchError> {
     let deadline = Instant::now() + remote.timeout;
-    let client = timeout_at(deadline, client(remote))
-        .await
-        .unwrap_or(Err(FetchError::Deadline))?;
+    // A new one each time: a fetch happens every few minutes, and renewed certificates count without a restart.
+    let client = timeout_at(
+        deadline,
+        Client::open(remote.tls.clone(), remote.plain_http),
+    )
+    .await
+    .map_err(|_| FetchError::Deadline)??;
     let jwks = match &remote.source {
         Source::Jwks(url) => url.clone(),
         Source::Discovery(url) => discover(remote, &client, url, deadline).await?,
@@ -143,21 +143,6 @@ async fn discover(
             found: document.jwks_uri.chars().take(SHOWN_MAX).collect(),
         })
     }
-}
-
-/// A new client for each fetch: it happens every few minutes, and renewed CA certificates count
-/// without a restart.
-async fn client(remote: &Remote) -> Result<Client, FetchError> {
-    let (ca, plain_http) = (remote.ca.clone(), remote.plain_http);
-    let client = spawn_blocking(move || match ca {
-        None => Ok(Client::new(Roots::System, plain_http)),
-        Some(path) => match read_bounded(&path, CERTIFICATES_BYTES_MAX) {
-            Ok(pem) => Ok(Client::new(Roots::Pem(&pem), plain_http)),
-            Err(source) => Err(FetchError::Ca { path, source }),
-        },
-    });
-    // It fails only when the runtime ends, and this task with it.
-    client.await.unwrap_or(Err(FetchError::Deadline))
 }
 
 /// RFC 9111 section 5.2.2.1. What cannot be read counts as absent.

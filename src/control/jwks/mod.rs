@@ -125,12 +125,8 @@ fn start_remote(
     let remote = Remote {
         issuer: Arc::clone(&issuer.rules.issuer),
         source,
-        ca: issuer.ca.clone(),
-        plain_http: if issuer.insecure_http {
-            PlainHttp::Everywhere
-        } else {
-            PlainHttp::Loopback
-        },
+        tls: issuer.tls.clone(),
+        plain_http: PlainHttp::allowed(issuer.insecure_http),
         timeout: issuer.fetch_timeout,
     };
     writer.trust_for(issuer.stale_max);

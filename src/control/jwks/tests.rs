@@ -18,6 +18,7 @@ use super::*;
 use crate::base::clock::ClockHand;
 use crate::base::limits::JWKS_BYTES_MAX;
 use crate::base::secret::secret;
+use crate::http::client_tls::Files;
 use crate::identity::{HeaderMap, OnUnmappable};
 use crate::jwks::{KeysState, RefreshOutcome};
 use crate::token::{ClaimNames, ClaimPath, Earlier, Rules, Types};
@@ -181,7 +182,7 @@ fn issuer(keys: KeySource) -> Issuer {
             },
         },
         keys,
-        ca: None,
+        tls: Files::default(),
         insecure_http: false,
         refresh: 20 * HOUR,
         refresh_min_interval: Duration::ZERO,

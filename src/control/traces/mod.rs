@@ -4,7 +4,6 @@
 
 mod otlp;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,17 +16,15 @@ use prometheus::IntCounterVec;
 use prost::Message as _;
 use tokio::select;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::base::backoff::Backoff;
 use crate::base::chance::Chance;
-use crate::base::file::read_bounded;
 use crate::config::settings::Otlp;
 use crate::http::client::{Client, ClientError, PlainHttp};
-use crate::http::client_tls::{CERTIFICATES_BYTES_MAX, Roots};
+use crate::http::client_tls::FilesError;
 use crate::telemetry::trace::{Finished, Tracer};
 
 /// Most requests of one message: some 600 KiB, well below the 4 MiB that collectors take unless they are told otherwise.
@@ -85,8 +82,8 @@ struct Delivery {
 /// Why a batch was not taken.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("the CA file cannot be read: {0}")]
-    Ca(#[source] io::Error),
+    #[error("tls: {0}")]
+    Tls(#[from] FilesError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("status {0}")]
@@ -171,9 +168,12 @@ impl Delivery {
 
     async fn send(&mut self, body: Bytes) -> Result<Response<Bytes>, Refused> {
         let deadline = Instant::now() + self.settings.timeout;
-        let client = match &self.client {
-            Some(client) => client,
-            None => self.client.insert(client(&self.settings).await?),
+        let client = if let Some(client) = &self.client {
+            client
+        } else {
+            let plain_http = PlainHttp::allowed(self.settings.insecure_http);
+            let client = Client::open(self.settings.tls.clone(), plain_http).await?;
+            self.client.insert(client)
         };
         let mut headers = HeaderMap::with_capacity(2 + self.settings.headers.len());
         headers.insert(
@@ -223,24 +223,6 @@ async fn gather(
         }
     }
     !batch.is_empty()
-}
-
-async fn client(settings: &Otlp) -> Result<Client, Refused> {
-    let plain_http = if settings.insecure_http {
-        PlainHttp::Everywhere
-    } else {
-        PlainHttp::Loopback
-    };
-    let ca = settings.ca.clone();
-    let client = spawn_blocking(move || match ca {
-        None => Ok(Client::new(Roots::System, plain_http)),
-        Some(path) => read_bounded(&path, CERTIFICATES_BYTES_MAX)
-            .map(|pem| Client::new(Roots::Pem(&pem), plain_http)),
-    });
-    let client = client
-        .await
-        .unwrap_or_else(|error| Err(io::Error::other(error)));
-    client.map_err(Refused::Ca)
 }
 
 /// OTLP 1.x, "Failures": these and no others.

@@ -1,5 +1,5 @@
-//! `upstreams[].tls` and `denylist.redis.tls`, and what servers with TLS need without them. Files are read here, so that every fault of theirs is
-//! found before anything is served.
+//! `tls` of upstreams, issuers, Redis and collectors, and what servers with TLS need without it. Files are read here, so that every
+//! fault of theirs is found before anything is served.
 
 use std::sync::Arc;
 
@@ -12,7 +12,10 @@ use crate::base::secret::Secret;
 use crate::config::place::KeyPath;
 use crate::config::raw;
 use crate::config::secret::from_file;
-use crate::http::client_tls::{CERTIFICATES_BYTES_MAX, Identity, Roots, certificates, private_key};
+use crate::http::client_tls::{
+    CERTIFICATES_BYTES_MAX, Files, Identity, IdentityFiles, Roots, certificates, client,
+    private_key,
+};
 use crate::upstream::{Server, Tls, TlsClient};
 
 /// The system's certificates, read once for a whole file, and only if it needs them.
@@ -39,7 +42,7 @@ pub(super) struct Material {
 impl Material {
     /// From `tls` at `at`, if it is written; `server_at` is a server that needs it.
     pub(super) fn new(
-        (at, raw): (&KeyPath, Option<&raw::UpstreamTls>),
+        (at, raw): (&KeyPath, Option<&raw::ClientTls>),
         server_at: &KeyPath,
         system: &mut SystemRoots,
         check: &mut Check<'_>,
@@ -76,6 +79,44 @@ impl Material {
     }
 }
 
+/// The fault of a key that is not the certificate's.
+pub(super) fn misfit(at: &KeyPath, error: &rustls::Error, check: &mut Check<'_>) {
+    check.fault(
+        &at.key("key"),
+        format!("does not fit the certificate: {error}"),
+    );
+}
+
+/// Where the files of `tls` at `at` are, for a client that reads them itself; `url_at` is what it calls. They are good now.
+pub(super) fn files(
+    (at, raw): (&KeyPath, &raw::ClientTls),
+    url_at: &KeyPath,
+    system: &mut SystemRoots,
+    check: &mut Check<'_>,
+) -> Option<Files> {
+    let Material {
+        roots,
+        identity,
+        name,
+    } = Material::new((at, Some(raw)), url_at, system, check)?;
+    if let Err(error) = client(roots, identity) {
+        misfit(at, &error, check);
+        return None;
+    }
+    let mut path = |key: &str, file: &Option<String>| {
+        let file = file.as_ref()?;
+        check.resolve(&at.key(key), file)
+    };
+    let ca = path("ca", &raw.ca);
+    let certificate = path("certificate", &raw.certificate);
+    let identity = certificate.zip(path("key", &raw.key));
+    Some(Files {
+        ca,
+        identity: identity.map(|(certificate, key)| IdentityFiles { certificate, key }),
+        server_name: name,
+    })
+}
+
 /// What the servers of one upstream have in common.
 pub(super) struct Trust {
     client: TlsClient,
@@ -85,7 +126,7 @@ pub(super) struct Trust {
 impl Trust {
     /// From `tls` at `at`, if it is written; `server_at` is a server that needs it.
     pub(super) fn new(
-        (at, raw): (&KeyPath, Option<&raw::UpstreamTls>),
+        (at, raw): (&KeyPath, Option<&raw::ClientTls>),
         server_at: &KeyPath,
         http2: bool,
         system: &mut SystemRoots,
@@ -99,10 +140,7 @@ impl Trust {
         match TlsClient::new(roots, identity, http2) {
             Ok(client) => Some(Self { client, name }),
             Err(error) => {
-                check.fault(
-                    &at.key("key"),
-                    format!("does not fit the certificate: {error}"),
-                );
+                misfit(at, &error, check);
                 None
             }
         }
@@ -146,7 +184,7 @@ struct Faulty;
 
 /// `certificate` and `key`: both or none.
 fn identity(
-    raw: &raw::UpstreamTls,
+    raw: &raw::ClientTls,
     at: &KeyPath,
     check: &mut Check<'_>,
 ) -> Result<Option<Identity>, Faulty> {
