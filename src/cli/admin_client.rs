@@ -39,16 +39,16 @@ pub(super) struct AdminUrl {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Our certificate, a PEM file, for a gateway that asks for one
-    #[arg(long, value_name = "FILE", requires = "key")]
-    certificate: Option<PathBuf>,
-    /// The private key of --certificate, a PEM file that is not encrypted
-    #[arg(long, value_name = "FILE", requires = "certificate")]
-    key: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_certificate: Option<PathBuf>,
+    /// The private key of --client-certificate, a PEM file that is not encrypted
+    #[arg(long, value_name = "FILE", requires = "client_certificate")]
+    client_key: Option<PathBuf>,
 }
 
 impl AdminUrl {
     fn tls(&self) -> Files {
-        let identity = self.certificate.clone().zip(self.key.clone());
+        let identity = self.client_certificate.clone().zip(self.client_key.clone());
         Files {
             ca: self.ca.clone(),
             identity: identity.map(|(certificate, key)| IdentityFiles { certificate, key }),
@@ -77,7 +77,7 @@ pub(super) enum AdminError {
     #[error("--admin: {0} is no address of an admin API; write one such as http://127.0.0.1:9901")]
     Url(Box<Uri>),
     #[error(
-        "--ca and --certificate mean nothing for {0}; write --admin https://…, or leave them out"
+        "--ca and --client-certificate mean nothing for {0}; write --admin https://…, or leave them out"
     )]
     TlsFilesWithoutTls(Box<Uri>),
     #[error(transparent)]
@@ -331,8 +331,8 @@ mod tests {
         AdminUrl {
             admin: text.parse().expect("a URI"),
             ca: None,
-            certificate: None,
-            key: None,
+            client_certificate: None,
+            client_key: None,
         }
     }
 

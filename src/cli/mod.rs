@@ -7,6 +7,7 @@ mod admin_client;
 mod check;
 mod demo;
 mod explain;
+mod follow;
 mod health;
 mod inspect;
 mod keys;

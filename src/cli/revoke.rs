@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use http::Method;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::admin_client::{AdminArgs, AdminClient};
+use super::follow::{follow, gateways};
 use super::{Failure, Format, Verdict, print, when};
 use crate::base::clock::UnixSeconds;
 use crate::base::limits::TOKEN_BYTES_MAX;
@@ -27,7 +29,7 @@ use crate::base::limits::TOKEN_BYTES_MAX;
     jotgate revoke --client old-app --issuer https://id.example.com --standing\n  \
     jotgate revoke --session 8d1c --issuer https://id.example.com --wait fleet --timeout 5s\n  \
     jotgate revoke --list\n  \
-    jotgate revoke --lift 42"
+    jotgate revoke --lift client-1e225b522f21a52c42f687fe60ab8c53"
 )]
 #[expect(
     clippy::struct_excessive_bools,
@@ -125,8 +127,19 @@ pub(super) struct RevokeArgs {
     format: Format,
 }
 
+/// How long is waited unless the caller says so: as long as the gateway does.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Where the rules are.
 const RULES: &str = "/v1/revocations";
+
+/// Identifiers have letters, digits and hyphens. Whatever else is written stays in this one segment of the path.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-');
+
+/// Where one rule is.
+pub(super) fn rule_path(id: &str) -> String {
+    format!("{RULES}/{}", utf8_percent_encode(id, ENCODED))
+}
 
 /// One request, and what to say when its answer is empty.
 #[derive(Debug, PartialEq)]
@@ -143,9 +156,26 @@ pub(super) async fn revoke(
     input: &mut dyn Read,
     out: &mut dyn Write,
 ) -> Result<Verdict, Failure> {
-    let waiting = args.timeout.unwrap_or_default();
-    let client = AdminClient::new(&args.admin)?.with_patience(waiting);
-    let call = Call::new(&args, now, input)?;
+    let timeout = args.timeout.unwrap_or(TIMEOUT);
+    let client = AdminClient::new(&args.admin)?.with_patience(timeout);
+    let mut call = Call::new(&args, now, input)?;
+    let is_watched = args.format == Format::Text && args.wait.as_deref() == Some("fleet");
+    if is_watched && let Some(gateways) = gateways(&client).await? {
+        // The rest is asked for afterwards.
+        call.wait_for("relay");
+        let begun = Instant::now();
+        let answer = client
+            .call(call.method, &call.path, call.body.as_ref())
+            .await?;
+        writeln!(out, "{}", call.done)?;
+        // Where it is in force comes below.
+        if let Some(rule) = answer.pointer("/rules/0").and_then(Value::as_object) {
+            let mut rule = rule.clone();
+            rule.remove("applied");
+            print::lines(out, &Value::Object(rule))?;
+        }
+        return follow(&client, gateways, &answer, (begun, timeout), out).await;
+    }
     let answer = client
         .call(call.method, &call.path, call.body.as_ref())
         .await?;
@@ -170,6 +200,12 @@ fn verdict(answer: &Value) -> Verdict {
 }
 
 impl Call {
+    fn wait_for(&mut self, wait: &str) {
+        if let Some(Value::Object(rule)) = &mut self.body {
+            rule.insert("wait".to_owned(), wait.into());
+        }
+    }
+
     fn new(args: &RevokeArgs, now: UnixSeconds, input: &mut dyn Read) -> io::Result<Self> {
         if args.list {
             return Ok(Self {
@@ -182,7 +218,7 @@ impl Call {
         if let Some(id) = &args.lift {
             return Ok(Self {
                 method: Method::DELETE,
-                path: format!("{RULES}/{}", utf8_percent_encode(id, NON_ALPHANUMERIC)),
+                path: rule_path(id),
                 body: None,
                 done: "lifted",
             });

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::client::Request;
 use crate::support::cut::Cable;
 use crate::support::gateway::ADMIN_TOKEN;
-use crate::support::process::Process;
+use crate::support::process::{Process, run};
 use crate::support::redis::Redis;
 use crate::support::{Answer, Issuer, Setup, Upstream, eventually};
 
@@ -191,6 +191,74 @@ async fn what_is_revoked_on_one_holds_on_all_when_the_caller_is_told() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn the_command_line_shows_a_revocation_arriving() {
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let cable = Cable::to(redis.address()).await;
+    let setup = scene
+        .setup(redis.address(), "near", "")
+        .env("JOTGATE_WRITER_TOKEN", "writer-0123456789abcdef")
+        .section(
+            "[[admin.tokens]]\nname = \"writer\"\nroles = [\"revoke\"]\nsecret = { env = \"JOTGATE_WRITER_TOKEN\" }",
+        );
+    let near = Member::start(&setup, None).await;
+    let far = scene.diskless(cable.address(), "far").await;
+    for member in [&near, &far] {
+        member.is_ready().await;
+    }
+    let admin = format!("http://{}", near.admin);
+    let revoke = async |token: &str, user: &str, timeout: &str| {
+        let of = ["revoke", "--user", user, "--issuer", scene.issuer.url()];
+        let how = ["--wait", "fleet", "--timeout", timeout, "--admin", &admin];
+        let env = [("JOTGATE_ADMIN_TOKEN".to_owned(), token.to_owned())];
+        let ended = run(&[&of[..], &how].concat(), &env).await;
+        (ended.status.code(), ended.stdout)
+    };
+    let line = |said: &str, word: &str| -> String {
+        let mut lines = said.lines().filter(|line| line.contains(word));
+        let only = lines.next().unwrap_or_default().to_owned();
+        assert_eq!(lines.next(), None, "{said}");
+        only
+    };
+
+    let (code, said) = revoke(ADMIN_TOKEN, "alice", "5s").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.starts_with("revoked\n"), "{said}");
+    assert!(
+        line(&said, "(2 of 2)").starts_with("in force on "),
+        "{said}"
+    );
+    // Who may not look is told at the end.
+    let (code, said) = revoke("writer-0123456789abcdef", "anna", "5s").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("reached: true"), "{said}");
+    assert!(!said.contains("in force on"), "{said}");
+
+    cable.cut();
+    let (code, said) = revoke(ADMIN_TOKEN, "bob", "300ms").await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        line(&said, "(1 of 2)").starts_with("in force on near "),
+        "{said}"
+    );
+    let end = line(&said, "not yet on far: ");
+    assert!(end.contains("lets a request begin"), "{end}");
+
+    let heal = async {
+        eventually("the rule to be there", async || {
+            let token = scene.token("carol");
+            (near.verdict(&token).await == "401 revoked").then_some(())
+        })
+        .await;
+        cable.heal();
+    };
+    let ((code, said), ()) = tokio::join!(revoke(ADMIN_TOKEN, "carol", "20s"), heal);
+    assert_eq!(code, Some(0), "{said}");
+    let (first, then) = (line(&said, "(1 of 2)"), line(&said, "(2 of 2)"));
+    assert!(first.starts_with("in force on near "), "{said}");
+    assert!(then.starts_with("in force on far "), "{said}");
 }
 
 #[tokio::test]

@@ -8,9 +8,10 @@ use jotgate::base::clock::UnixSeconds;
 use jotgate::jwks::Algorithm;
 use serde_json::{Value, json};
 
-use crate::support::gateway::{READER_TOKEN, REVOKER_TOKEN};
+use crate::support::gateway::{ADMIN_TOKEN, READER_TOKEN, REVOKER_TOKEN};
 use crate::support::issuer::Mode;
 use crate::support::keys::{encode, key};
+use crate::support::process::run;
 use crate::support::tokens::{self, LIFETIME, NOW};
 use crate::support::{Gateway, Issuer, Setup, Upstream};
 use crate::token_rules::negated;
@@ -807,4 +808,27 @@ async fn the_rule_that_denies_a_token_can_be_asked_for() {
         .json();
     assert_eq!(list["rules"].as_array().map(Vec::len), Some(1), "{list}");
     scene.is_revoked(&token).await;
+}
+
+#[tokio::test]
+async fn the_command_line_lifts_what_it_blocked() {
+    let scene = scene().await;
+    let token = scene.issuer.token("alice").sign();
+    let admin = format!("http://{}", scene.gateway.admin_address());
+    let env = [("JOTGATE_ADMIN_TOKEN".to_owned(), ADMIN_TOKEN.to_owned())];
+    let call = async |args: &[&str]| {
+        let ended = run(&[args, &["--admin", &admin][..]].concat(), &env).await;
+        assert!(ended.status.success(), "{ended:?}");
+        ended.stdout
+    };
+    let issuer = scene.issuer.url();
+    let user = ["revoke", "--user", "alice", "--issuer", issuer];
+    let said = call(&[&user[..], &["--standing"]].concat()).await;
+    scene.is_revoked(&token).await;
+    let id = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("id: "));
+    let said = call(&["revoke", "--lift", id.expect("an identifier")]).await;
+    assert!(said.starts_with("lifted"), "{said}");
+    scene.passes(&token).await;
 }

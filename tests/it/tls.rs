@@ -659,9 +659,9 @@ async fn the_admin_api_asks_for_certificates_where_the_file_says_so() {
     let admin = format!("https://localhost:{}", gateway.admin_address().port());
     let path = |name: &str| folder.path().join(name).display().to_string();
     let identity = [
-        "--certificate".to_owned(),
+        "--client-certificate".to_owned(),
         path("ops.crt"),
-        "--key".to_owned(),
+        "--client-key".to_owned(),
         path("ops.key"),
     ];
     for (identity, code) in [(&identity[..], 0), (&[], 1), (&identity[..2], 2)] {
