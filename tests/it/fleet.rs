@@ -23,6 +23,8 @@ const SECRET: &str = "the secret of the scenarios' fleet, 32 bytes and more";
 struct Scene {
     issuer: Issuer,
     upstream: Upstream,
+    /// When its tokens were issued: before it began, so that every revocation catches them, however long it takes.
+    issued: u64,
 }
 
 /// A gateway of the fleet.
@@ -39,6 +41,7 @@ impl Scene {
         Self {
             issuer: Issuer::start().await,
             upstream: Upstream::start().await,
+            issued: Clock::system().now().0 - 5,
         }
     }
 
@@ -81,10 +84,8 @@ impl Scene {
         members
     }
 
-    /// A token that was issued a moment ago, so that a revocation of now catches it.
     fn token(&self, user: &str) -> String {
-        let issued = Clock::system().now().0 - 5;
-        self.issuer.token(user).issued(issued).sign()
+        self.issuer.token(user).issued(self.issued).sign()
     }
 }
 
