@@ -124,6 +124,19 @@ impl Member {
         self.ask("POST", "/v1/revocations", Some(&body)).await
     }
 
+    /// How far it says that it has read.
+    async fn applied(&self) -> String {
+        let status = self.ask("GET", "/v1/status", None).await.json();
+        status["fleet"]["applied"].as_str().expect("an id").into()
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let text = self.ask("GET", "/metrics", None).await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.expect("a metric").trim();
+        value.parse().expect("a number")
+    }
+
     async fn verdict(&self, token: &str) -> String {
         Request::new(self.address, "GET", "/orders")
             .bearer(token)
@@ -377,6 +390,72 @@ async fn a_failover_to_a_replica_that_lags_loses_nothing() {
             assert_eq!(member.verdict(&token).await, "401 revoked");
         }
     }
+}
+
+#[tokio::test]
+async fn after_a_failover_whose_ids_lie_behind_nothing_is_lost_and_nothing_overlooked() {
+    let (scene, mut primary) = (Scene::new().await, Redis::start().await);
+    let replica = Redis::replica_of(&primary, &[]).await;
+    let name = Cable::to(primary.address()).await;
+    let fleet = scene.fleet(name.address()).await;
+    let revoke = async |user: &str, by: &Member| {
+        let answer = by
+            .revoke(&scene, user, json!({"wait": "fleet", "timeout": "15s"}))
+            .await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    };
+    revoke("replicated", &fleet[0]).await;
+    replica.says("XLEN {jotgate}:rules", "1").await;
+    replica.promote().await;
+    // The clock of the old primary was an hour ahead, and its ids never come back to where the new one is.
+    let ahead = (Clock::system().now().0 + 3600) * 1000;
+    primary
+        .ask(&format!("XADD {{jotgate}}:rules {ahead}-0 other word"))
+        .await;
+    for (number, member) in fleet.iter().enumerate() {
+        revoke(&format!("lost-{number}"), member).await;
+    }
+    for member in &fleet {
+        let applied = member.applied().await;
+        assert!(applied > format!("{ahead}-0"), "{applied}");
+    }
+
+    primary.kill().await;
+    name.lead_to(replica.address());
+    let began = Instant::now();
+    for (number, member) in fleet.iter().enumerate() {
+        revoke(&format!("new-{number}"), member).await;
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    // Without a disk it has what the stream has, and no more.
+    let late = scene.diskless(name.address(), "late").await;
+    late.is_ready().await;
+    let last = replica.ask("XREVRANGE {jotgate}:rules + - COUNT 1").await;
+    assert!(last < format!("{ahead}"), "{last}");
+    let token = |user: &str| scene.token(user);
+    for member in fleet.iter().chain([&late]) {
+        assert_eq!(member.verdict(&token("replicated")).await, "401 revoked");
+        for number in 0..fleet.len() {
+            for word in ["lost", "new"] {
+                let token = token(&format!("{word}-{number}"));
+                assert_eq!(member.verdict(&token).await, "401 revoked");
+            }
+        }
+        member.comes_to_say(&token("somebody"), "200").await;
+    }
+    // What is measured goes on, too, although no id is larger than those of before.
+    let measured = async || {
+        fleet[1]
+            .metric("jotgate_fleet_propagation_seconds_count")
+            .await
+    };
+    let before = measured().await;
+    revoke("measured", &fleet[0]).await;
+    assert!(measured().await > before, "{before}");
 }
 
 #[tokio::test]
