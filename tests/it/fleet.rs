@@ -13,7 +13,7 @@ use crate::support::cut::Cable;
 use crate::support::gateway::ADMIN_TOKEN;
 use crate::support::process::Process;
 use crate::support::redis::Redis;
-use crate::support::{Answer, Issuer, Setup, Upstream, eventually};
+use crate::support::{Answer, Issuer, Reply, Setup, Upstream, eventually};
 
 /// How old a gateway's knowledge may be: the least that there is, so that nobody waits for long.
 const STALENESS: Duration = Duration::from_secs(2);
@@ -512,40 +512,90 @@ async fn gateways_that_are_killed_at_random_lose_no_acknowledged_rule() {
     }
 }
 
-#[tokio::test]
-async fn a_gateway_that_stood_still_lets_nobody_through_on_old_knowledge() {
+/// A gateway stands still while rules are made elsewhere. When it goes on, requests wait for it, and it finds the relay at once or not.
+async fn stand_still(finds_the_relay_at_once: bool) {
     let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let cable = Cable::to(redis.address()).await;
     let awake = scene.diskless(redis.address(), "awake").await;
-    let asleep = scene.diskless(redis.address(), "asleep").await;
+    let asleep = scene.diskless(cable.address(), "asleep").await;
     for member in [&awake, &asleep] {
         member.is_ready().await;
     }
-    let alice = scene.token("alice");
-    assert_eq!(asleep.verdict(&alice).await, "200");
+    let users: Vec<String> = (0..10).map(|number| format!("user-{number}")).collect();
+    let tokens: Vec<String> = users.iter().map(|user| scene.token(user)).collect();
+    let good = scene.token("nobody revokes this one");
+    let ask = |token: &str| Request::new(asleep.address, "GET", "/orders").bearer(token);
+    for token in tokens.iter().chain([&good]) {
+        assert_eq!(asleep.verdict(token).await, "200");
+    }
+    let (answers, reply) = Reply::late("the orders of user-0");
+    scene.upstream.reply(reply);
+    let passed = scene.upstream.count();
+    let under_way = tokio::spawn(ask(&tokens[0]).into_future());
+    scene.upstream.arrived(passed + 1).await;
+
     asleep.process.signal("STOP");
-    let answer = awake
-        .revoke(&scene, "alice", json!({"wait": "relay"}))
-        .await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    let effective_by = answer.json()["fleet"]["effective_by"]
-        .as_u64()
-        .expect("an instant");
+    let rules: Vec<Value> = users
+        .iter()
+        .map(|user| json!({"iss": scene.issuer.url(), "sub": user}))
+        .collect();
+    let body = json!({"rules": rules, "wait": "relay"});
+    let answer = awake.ask("POST", "/v1/revocations", Some(&body)).await;
+    let told = answer.json();
+    assert_eq!(answer.status(), 200, "{told}");
+    let effective_by = told["fleet"]["effective_by"].as_u64().expect("an instant");
+    // They wait in the queue of its listener, the first ones that it sees when it goes on.
+    let waiting: Vec<_> = tokens
+        .iter()
+        .map(|token| tokio::spawn(ask(token).into_future()))
+        .collect();
     eventually(
         "the instant after which nobody is let through",
         async || (Clock::system().now().0 > effective_by).then_some(()),
     )
     .await;
-    asleep.process.signal("CONT");
-    let before = scene.upstream.count();
-    for _ in 0..20 {
-        let verdict = asleep.verdict(&alice).await;
-        assert!(
-            verdict == "401 revoked" || verdict == "503 denylist_stale",
-            "{verdict}"
-        );
+    if !finds_the_relay_at_once {
+        cable.cut();
     }
-    asleep.comes_to_say(&alice, "401 revoked").await;
-    assert_eq!(scene.upstream.count(), before);
+    answers.send(()).expect("the gateway's connection is open");
+    asleep.process.signal("CONT");
+    let mut went_on = Instant::now();
+    let mut verdicts = vec![];
+    for answer in waiting.into_iter().chain([under_way]) {
+        verdicts.push(answer.await.expect("an answer").verdict());
+    }
+    for token in &tokens {
+        verdicts.push(asleep.verdict(token).await);
+    }
+    if finds_the_relay_at_once {
+        let is_denied =
+            |verdict: &String| matches!(&**verdict, "401 revoked" | "503 denylist_stale");
+        assert!(verdicts.iter().all(is_denied), "{verdicts:?}");
+    } else {
+        verdicts.push(asleep.verdict(&good).await);
+        let is_stale = |verdict: &String| verdict == "503 denylist_stale";
+        assert!(verdicts.iter().all(is_stale), "{verdicts:?}");
+        cable.heal();
+        went_on = Instant::now();
+    }
+    asleep.comes_to_say(&good, "200").await;
+    let took = went_on.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for token in &tokens {
+        assert_eq!(asleep.verdict(token).await, "401 revoked");
+    }
+    // The one that was under way, and the one that nobody revoked.
+    assert_eq!(scene.upstream.count(), passed + 2);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stood_still_lets_nobody_through_on_old_knowledge() {
+    stand_still(true).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_stood_still_and_finds_no_relay_is_stale_from_its_first_request_on() {
+    stand_still(false).await;
 }
 
 #[tokio::test]
