@@ -2,8 +2,11 @@
 //! knows when; a gateway that cannot know says so.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use jotgate::base::clock::Clock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -325,6 +328,115 @@ async fn a_flush_loses_nothing() {
         for user in ["before", "after"] {
             assert_eq!(member.verdict(&scene.token(user)).await, "401 revoked");
         }
+    }
+}
+
+/// A rule that one of the fleet acknowledged.
+struct Acknowledged {
+    token: String,
+    by: usize,
+    effective_by: u64,
+}
+
+#[tokio::test]
+async fn flushes_in_a_burst_lose_no_acknowledged_rule_and_let_no_request_through() {
+    const FLUSHES: usize = 3;
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let fleet = scene.fleet(redis.address()).await;
+    let acknowledged = Mutex::<Vec<Acknowledged>>::default();
+    let (revoked, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let known = || acknowledged.lock().expect("no holder panics");
+    let goes_on = || !is_over.load(Ordering::Relaxed);
+
+    let caller = async |by: usize| {
+        let mut pace = tokio::time::interval(Duration::from_millis(10));
+        while goes_on() {
+            pace.tick().await;
+            let number = revoked.fetch_add(1, Ordering::Relaxed);
+            let user = format!("user-{number}");
+            let answer = fleet[by]
+                .revoke(&scene, &user, json!({"wait": "relay"}))
+                .await;
+            let told = answer.json();
+            match answer.status() {
+                200 => known().push(Acknowledged {
+                    token: scene.token(&user),
+                    by,
+                    effective_by: told["fleet"]["effective_by"].as_u64().expect("an instant"),
+                }),
+                // In force here, and not acknowledged.
+                202 => {}
+                _ => assert_eq!(answer.verdict(), "503 not_relayed", "{told}"),
+            }
+        }
+    };
+    // Asks with the newest and with any one, wherever it must not pass any more.
+    let bearer = async |at: usize| {
+        let (mut asked, mut turn) = (0, 0);
+        while goes_on() {
+            turn += 1;
+            let now = Clock::system().now().0;
+            let token = {
+                let known = known();
+                let holds = |rule: &&Acknowledged| rule.by == at || rule.effective_by < now;
+                let place = turn * 7919 % known.len().max(1);
+                let any = known.iter().skip(place).find(holds);
+                let newest = known.iter().rev().find(holds);
+                let rule = if turn % 2 == 0 { any } else { newest };
+                rule.map(|rule| rule.token.clone())
+            };
+            let Some(token) = token else {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            let verdict = fleet[at].verdict(&token).await;
+            assert!(
+                verdict == "401 revoked" || verdict == "503 denylist_stale",
+                "{verdict}"
+            );
+            asked += 1;
+        }
+        asked
+    };
+    let accidents = async {
+        for _ in 0..FLUSHES {
+            let before = known().len();
+            eventually("some rules to be acknowledged", async || {
+                (known().len() >= before + 100).then_some(())
+            })
+            .await;
+            assert_eq!(redis.ask("FLUSHALL").await, "OK");
+        }
+        // Until nobody may be let through with what was acknowledged when it was flushed last.
+        let last = known().last().expect("some").effective_by;
+        eventually("the rules to be effective", async || {
+            (Clock::system().now().0 > last + 1).then_some(())
+        })
+        .await;
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let (callers, bearers) = (
+        join_all([0, 1, 2, 0, 1, 2].map(caller)),
+        join_all([0, 1, 2].map(bearer)),
+    );
+    let (_, asked, ()) = tokio::join!(callers, bearers, accidents);
+    assert!(asked.iter().all(|asked| *asked > 100), "{asked:?}");
+
+    let acknowledged = std::mem::take(&mut *known());
+    let late = scene.diskless(redis.address(), "late").await;
+    late.is_ready().await;
+    for member in fleet.iter().chain([&late]) {
+        // What was not acknowledged is there as well: nobody died.
+        eventually("a gateway to have every rule", async || {
+            let status = member.ask("GET", "/v1/status", None).await.json();
+            let users = &status["denylist"]["entries"]["user"];
+            (*users == revoked.load(Ordering::Relaxed)).then_some(())
+        })
+        .await;
+        for rule in acknowledged.iter().step_by(acknowledged.len() / 50) {
+            member.comes_to_say(&rule.token, "401 revoked").await;
+        }
+        member.comes_to_say(&scene.token("somebody"), "200").await;
     }
 }
 
