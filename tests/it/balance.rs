@@ -1,9 +1,7 @@
 //! Several servers behind one name: who gets how much.
 
-use tokio::net::TcpStream;
-
 use crate::support::upstream::Refusing;
-use crate::support::{Answer, Gateway, Reply, Setup, Upstream, eventually};
+use crate::support::{Answer, Gateway, Reply, Setup, Upstream, eventually, web_socket};
 
 fn before(servers: &[&Upstream], lines: &str) -> Setup {
     let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
@@ -171,10 +169,7 @@ async fn a_websocket_is_under_way_to_its_end() {
         .start()
         .await;
     service.reply(Reply::WebSocket);
-    let stream = TcpStream::connect(gateway.address()).await.unwrap();
-    let (socket, _) = tokio_tungstenite::client_async("ws://service/", stream)
-        .await
-        .unwrap();
+    let socket = web_socket::open(&gateway, &[]).await;
     let answer = gateway.get("/").await;
     assert_eq!(answer.verdict(), "503 upstream_overloaded");
     drop(socket);
