@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::super::order::{IdentifiedToken, IdentifyFault, IssuerLife, Tokens};
 use super::super::record::{Origin, Outcome, Pinned, Way};
 use super::super::records::{Records, Staged};
+use super::super::service::testing::parts;
 use super::super::service::{Parts, Revocations, revocations};
 use super::super::standing::Standing;
 use super::super::writer::{Query, RevokeError};
@@ -752,14 +752,6 @@ fn every_other_failure_is_final() {
     }
 }
 
-struct NoTokens;
-
-impl Tokens for NoTokens {
-    fn identify(&self, _: &str) -> Result<IdentifiedToken, IdentifyFault> {
-        Err(IdentifyFault::Malformed)
-    }
-}
-
 /// A denylist at work.
 struct Running {
     revocations: Revocations,
@@ -773,20 +765,9 @@ impl Running {
     fn start(bare: Bare) -> Self {
         let (clock, hand) = Clock::manual(NOW);
         let (revocations, writer) = revocations(Parts {
-            index: bare.index,
             fingerprinter: Fingerprinter::new(bare.log.salt()),
             log: Some(bare.log),
-            issuers: [IssuerLife {
-                issuer: "https://id".into(),
-                max_lifetime: Duration::from_hours(1),
-                leeway: Duration::from_secs(30),
-            }]
-            .into_iter()
-            .collect(),
-            fleet: None,
-            ways: None,
-            tokens: Arc::new(NoTokens),
-            clock,
+            ..parts("https://id", bare.index, clock)
         });
         let shutdown = CancellationToken::new();
         Self {
