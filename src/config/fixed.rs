@@ -142,6 +142,11 @@ tokens = [{ name = "ops", secret = { env = "T" }, roles = ["read"] }]
             &["f:3: token_cache: "],
         );
         check(
+            "workers = 2",
+            "workers = 2\ndns.servers = [\"127.0.0.1:53\"]",
+            &["f:3: dns: "],
+        );
+        check(
             "127.0.0.1:2",
             "127.0.0.1:4",
             &["f:6: listeners[1].address: "],

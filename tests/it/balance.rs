@@ -1,20 +1,7 @@
 //! Several servers behind one name: who gets how much.
 
-use tokio::net::TcpStream;
-
 use crate::support::upstream::Refusing;
-use crate::support::{Answer, Gateway, Reply, Setup, Upstream, eventually};
-
-fn before(servers: &[&Upstream], lines: &str) -> Setup {
-    let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
-    Setup::balanced(&urls, lines)
-}
-
-async fn ask(gateway: &Gateway, times: usize) {
-    for _ in 0..times {
-        assert_eq!(gateway.get("/").await.status(), 200);
-    }
-}
+use crate::support::{Answer, Reply, Setup, Upstream, eventually, web_socket};
 
 #[tokio::test]
 async fn servers_take_turns() {
@@ -24,8 +11,8 @@ async fn servers_take_turns() {
         Upstream::start().await,
     ];
     let [a, b, c] = &servers;
-    let gateway = before(&[a, b, c], "").start().await;
-    ask(&gateway, 9).await;
+    let gateway = Setup::before(&[a, b, c], "").start().await;
+    gateway.serves(9).await;
     assert_eq!([a.count(), b.count(), c.count()], [3; 3]);
 }
 
@@ -34,7 +21,7 @@ async fn a_busy_server_gets_less_until_its_answer_has_ended() {
     for http2 in [false, true] {
         let (a, b) = (Upstream::start().await, Upstream::start().await);
         let lines = format!("balance = \"least_requests\"\nhttp2 = {http2}");
-        let gateway = before(&[&a, &b], &lines).start().await;
+        let gateway = Setup::before(&[&a, &b], &lines).start().await;
         let [to_a, to_b] = [&a, &b].map(|server| {
             let (frames, reply) = Reply::stream();
             server.reply(reply);
@@ -51,21 +38,17 @@ async fn a_busy_server_gets_less_until_its_answer_has_ended() {
         };
         drop(to_a);
         Answer::read(from_a).await.unwrap();
-        ask(&gateway, 10).await;
+        gateway.serves(10).await;
         assert_eq!((a.count(), b.count()), (11, 1), "only the idle one");
         // A client that leaves has no request under way either.
         drop(from_b);
         eventually("a request at the other one", async || {
-            ask(&gateway, 1).await;
+            gateway.serves(1).await;
             (b.count() > 1).then_some(())
         })
         .await;
         drop(to_b);
     }
-}
-
-fn servers_in(state: &str) -> String {
-    format!("jotgate_upstream_servers{{state=\"{state}\",upstream=\"service\"}}")
 }
 
 fn ejections(url: &str) -> String {
@@ -86,20 +69,20 @@ async fn a_server_that_takes_no_connection_is_ejected_and_comes_back() {
         }
         let metrics = gateway.metrics().await;
         assert_eq!(metrics.value(&ejections(&url)), None, "two failures");
-        assert_eq!(metrics.value(&servers_in("available")), Some(2));
-        ask(&gateway, 2).await;
+        assert_eq!(metrics.servers("available"), Some(2));
+        gateway.serves(2).await;
         let metrics = gateway.metrics().await;
         assert_eq!(metrics.value(&ejections(&url)), Some(1));
-        assert_eq!(metrics.value(&servers_in("ejected")), Some(1));
-        assert_eq!(metrics.value(&servers_in("available")), Some(1));
+        assert_eq!(metrics.servers("ejected"), Some(1));
+        assert_eq!(metrics.servers("available"), Some(1));
         let back = refusing.revive();
         eventually("a request at the server that is back", async || {
-            ask(&gateway, 1).await;
+            gateway.serves(1).await;
             (back.count() > 0).then_some(())
         })
         .await;
         let metrics = gateway.metrics().await;
-        assert_eq!(metrics.value(&servers_in("available")), Some(2));
+        assert_eq!(metrics.servers("available"), Some(2));
         assert!(well.count() > 6, "nobody failed");
     }
 }
@@ -120,7 +103,7 @@ async fn answers_eject_only_where_the_operator_says_so() {
         let (well, ill) = (Upstream::start().await, Upstream::start().await);
         let lines =
             format!("outlier = {{ failures = 2, eject_for = \"1h\", count_5xx = {count_5xx} }}");
-        let gateway = before(&[&well, &ill], &lines).start().await;
+        let gateway = Setup::before(&[&well, &ill], &lines).start().await;
         for _ in 0..10 {
             ill.reply(reply());
             let request = gateway.post("/");
@@ -144,7 +127,7 @@ async fn requests_beyond_the_limit_are_refused_at_once() {
     for http2 in [false, true] {
         let service = Upstream::start().await;
         let lines = format!("max_requests = 2\nhttp2 = {http2}");
-        let gateway = before(&[&service], &lines).start().await;
+        let gateway = Setup::before(&[&service], &lines).start().await;
         let mut open = vec![];
         for _ in 0..2 {
             let (frames, reply) = Reply::stream();
@@ -159,7 +142,7 @@ async fn requests_beyond_the_limit_are_refused_at_once() {
         let (answer, frames) = open.remove(0);
         drop(frames);
         Answer::read(answer).await.unwrap();
-        ask(&gateway, 3).await;
+        gateway.serves(3).await;
         assert_eq!(service.count(), 5, "the refused one never came");
     }
 }
@@ -167,14 +150,11 @@ async fn requests_beyond_the_limit_are_refused_at_once() {
 #[tokio::test]
 async fn a_websocket_is_under_way_to_its_end() {
     let service = Upstream::start().await;
-    let gateway = before(&[&service], "max_requests = 1\nmax_connections = 1")
+    let gateway = Setup::before(&[&service], "max_requests = 1\nmax_connections = 1")
         .start()
         .await;
     service.reply(Reply::WebSocket);
-    let stream = TcpStream::connect(gateway.address()).await.unwrap();
-    let (socket, _) = tokio_tungstenite::client_async("ws://service/", stream)
-        .await
-        .unwrap();
+    let socket = web_socket::open(&gateway, &[]).await;
     let answer = gateway.get("/").await;
     assert_eq!(answer.verdict(), "503 upstream_overloaded");
     drop(socket);
@@ -188,7 +168,9 @@ async fn a_websocket_is_under_way_to_its_end() {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_not_made() {
     let service = Upstream::start().await;
-    let gateway = before(&[&service], "max_connections = 2").start().await;
+    let gateway = Setup::before(&[&service], "max_connections = 2")
+        .start()
+        .await;
     let mut open = vec![];
     for _ in 0..2 {
         let (frames, reply) = Reply::stream();
@@ -205,7 +187,7 @@ async fn connections_beyond_the_limit_are_not_made() {
         (gateway.get("/").await.status() == 200).then_some(())
     })
     .await;
-    ask(&gateway, 5).await;
+    gateway.serves(5).await;
     assert_eq!(service.connections(), 3, "and then it is used again");
     assert_eq!(service.count(), 8);
 }
@@ -215,13 +197,13 @@ async fn a_server_without_a_place_leaves_its_requests_to_another() {
     for http2 in [false, true] {
         let (a, b) = (Upstream::start().await, Upstream::start().await);
         let lines = format!("max_connections = 1\nhttp2 = {http2}");
-        let gateway = before(&[&a, &b], &lines).start().await;
-        ask(&gateway, 6).await;
+        let gateway = Setup::before(&[&a, &b], &lines).start().await;
+        gateway.serves(6).await;
         assert_eq!(a.connections() + b.connections(), 1);
         assert_eq!(a.count() + b.count(), 6);
         let metrics = gateway.metrics().await;
         assert_eq!(metrics.value(&refusals("connections")), None);
-        let ejected = metrics.value(&servers_in("ejected"));
+        let ejected = metrics.servers("ejected");
         assert_eq!(ejected, Some(0), "it did nothing wrong");
     }
 }

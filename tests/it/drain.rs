@@ -1,13 +1,12 @@
 //! How connections end when the gateway does: clients are told, what runs is finished, and nothing outlives the deadline.
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use hyper::body::Frame as BodyFrame;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::h2::{ACK, DATA, END_STREAM, GOAWAY, H2, NO_ERROR, PING, frame, request};
-use crate::support::raw::Raw;
-use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
+use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, web_socket, within};
 
 async fn scene(shutdown: &str) -> (Upstream, Gateway) {
     let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
@@ -70,27 +69,14 @@ async fn a_web_socket_goes_on_until_the_deadline_and_is_told() {
     let (upstream, gateway) = scene("drain_timeout = \"1s\"").await;
     upstream.reply(Reply::WebSocket);
     let address = gateway.address();
-    let request = http::Request::builder()
-        .uri("ws://shop/chat")
-        .header("host", "shop")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-        .body(())
-        .unwrap();
-    let stream = Raw::connect(address).await.into_stream();
-    let handshake = tokio_tungstenite::client_async(request, stream);
-    let (mut socket, _) = within("the handshake", handshake).await.unwrap();
+    let mut socket = web_socket::open(&gateway, &[]).await;
     let ending = tokio::spawn(gateway.shutdown());
     eventually("the listener to close", async || {
         let connected = tokio::net::TcpStream::connect(address).await;
         connected.is_err().then_some(())
     })
     .await;
-    socket.send(Message::text("hello")).await.unwrap();
-    let echo = within("an echo", socket.next()).await.unwrap().unwrap();
-    assert_eq!(echo.into_text().unwrap(), "hello");
+    web_socket::echo(&mut socket, "hello").await;
     let close = within("the close", socket.next()).await.unwrap().unwrap();
     let Message::Close(Some(frame)) = close else {
         panic!("{close:?} is no close");

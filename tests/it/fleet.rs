@@ -2,8 +2,11 @@
 //! knows when; a gateway that cannot know says so.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use jotgate::base::clock::Clock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -13,7 +16,7 @@ use crate::support::cut::Cable;
 use crate::support::gateway::ADMIN_TOKEN;
 use crate::support::process::{Process, run};
 use crate::support::redis::Redis;
-use crate::support::{Answer, Issuer, Setup, Upstream, eventually};
+use crate::support::{Answer, Issuer, Reply, Setup, Upstream, eventually};
 
 /// How old a gateway's knowledge may be: the least that there is, so that nobody waits for long.
 const STALENESS: Duration = Duration::from_secs(2);
@@ -23,6 +26,8 @@ const SECRET: &str = "the secret of the scenarios' fleet, 32 bytes and more";
 struct Scene {
     issuer: Issuer,
     upstream: Upstream,
+    /// When its tokens were issued: before it began, so that every revocation catches them, however long it takes.
+    issued: u64,
 }
 
 /// A gateway of the fleet.
@@ -39,6 +44,7 @@ impl Scene {
         Self {
             issuer: Issuer::start().await,
             upstream: Upstream::start().await,
+            issued: Clock::system().now().0 - 5,
         }
     }
 
@@ -81,10 +87,8 @@ impl Scene {
         members
     }
 
-    /// A token that was issued a moment ago, so that a revocation of now catches it.
     fn token(&self, user: &str) -> String {
-        let issued = Clock::system().now().0 - 5;
-        self.issuer.token(user).issued(issued).sign()
+        self.issuer.token(user).issued(self.issued).sign()
     }
 }
 
@@ -121,6 +125,19 @@ impl Member {
             body[name] = value.clone();
         }
         self.ask("POST", "/v1/revocations", Some(&body)).await
+    }
+
+    /// How far it says that it has read.
+    async fn applied(&self) -> String {
+        let status = self.ask("GET", "/v1/status", None).await.json();
+        status["fleet"]["applied"].as_str().expect("an id").into()
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let text = self.ask("GET", "/metrics", None).await.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.expect("a metric").trim();
+        value.parse().expect("a number")
     }
 
     async fn verdict(&self, token: &str) -> String {
@@ -382,6 +399,115 @@ async fn a_flush_loses_nothing() {
     }
 }
 
+/// A rule that one of the fleet acknowledged.
+struct Acknowledged {
+    token: String,
+    by: usize,
+    effective_by: u64,
+}
+
+#[tokio::test]
+async fn flushes_in_a_burst_lose_no_acknowledged_rule_and_let_no_request_through() {
+    const FLUSHES: usize = 3;
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let fleet = scene.fleet(redis.address()).await;
+    let acknowledged = Mutex::<Vec<Acknowledged>>::default();
+    let (revoked, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let known = || acknowledged.lock().expect("no holder panics");
+    let goes_on = || !is_over.load(Ordering::Relaxed);
+
+    let caller = async |by: usize| {
+        let mut pace = tokio::time::interval(Duration::from_millis(10));
+        while goes_on() {
+            pace.tick().await;
+            let number = revoked.fetch_add(1, Ordering::Relaxed);
+            let user = format!("user-{number}");
+            let answer = fleet[by]
+                .revoke(&scene, &user, json!({"wait": "relay"}))
+                .await;
+            let told = answer.json();
+            match answer.status() {
+                200 => known().push(Acknowledged {
+                    token: scene.token(&user),
+                    by,
+                    effective_by: told["fleet"]["effective_by"].as_u64().expect("an instant"),
+                }),
+                // In force here, and not acknowledged.
+                202 => {}
+                _ => assert_eq!(answer.verdict(), "503 not_relayed", "{told}"),
+            }
+        }
+    };
+    // Asks with the newest and with any one, wherever it must not pass any more.
+    let bearer = async |at: usize| {
+        let (mut asked, mut turn) = (0, 0);
+        while goes_on() {
+            turn += 1;
+            let now = Clock::system().now().0;
+            let token = {
+                let known = known();
+                let holds = |rule: &&Acknowledged| rule.by == at || rule.effective_by < now;
+                let place = turn * 7919 % known.len().max(1);
+                let any = known.iter().skip(place).find(holds);
+                let newest = known.iter().rev().find(holds);
+                let rule = if turn % 2 == 0 { any } else { newest };
+                rule.map(|rule| rule.token.clone())
+            };
+            let Some(token) = token else {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            let verdict = fleet[at].verdict(&token).await;
+            assert!(
+                verdict == "401 revoked" || verdict == "503 denylist_stale",
+                "{verdict}"
+            );
+            asked += 1;
+        }
+        asked
+    };
+    let accidents = async {
+        for _ in 0..FLUSHES {
+            let before = known().len();
+            eventually("some rules to be acknowledged", async || {
+                (known().len() >= before + 100).then_some(())
+            })
+            .await;
+            assert_eq!(redis.ask("FLUSHALL").await, "OK");
+        }
+        // Until nobody may be let through with what was acknowledged when it was flushed last.
+        let last = known().last().expect("some").effective_by;
+        eventually("the rules to be effective", async || {
+            (Clock::system().now().0 > last + 1).then_some(())
+        })
+        .await;
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let (callers, bearers) = (
+        join_all([0, 1, 2, 0, 1, 2].map(caller)),
+        join_all([0, 1, 2].map(bearer)),
+    );
+    let (_, asked, ()) = tokio::join!(callers, bearers, accidents);
+    assert!(asked.iter().all(|asked| *asked > 100), "{asked:?}");
+
+    let acknowledged = std::mem::take(&mut *known());
+    let late = scene.diskless(redis.address(), "late").await;
+    late.is_ready().await;
+    for member in fleet.iter().chain([&late]) {
+        // What was not acknowledged is there as well: nobody died.
+        eventually("a gateway to have every rule", async || {
+            let status = member.ask("GET", "/v1/status", None).await.json();
+            let users = &status["denylist"]["entries"]["user"];
+            (*users == revoked.load(Ordering::Relaxed)).then_some(())
+        })
+        .await;
+        for rule in acknowledged.iter().step_by(acknowledged.len() / 50) {
+            member.comes_to_say(&rule.token, "401 revoked").await;
+        }
+        member.comes_to_say(&scene.token("somebody"), "200").await;
+    }
+}
+
 #[tokio::test]
 async fn a_stream_that_somebody_deletes_is_filled_again() {
     let (scene, redis) = (Scene::new().await, Redis::start().await);
@@ -447,6 +573,72 @@ async fn a_failover_to_a_replica_that_lags_loses_nothing() {
 }
 
 #[tokio::test]
+async fn after_a_failover_whose_ids_lie_behind_nothing_is_lost_and_nothing_overlooked() {
+    let (scene, mut primary) = (Scene::new().await, Redis::start().await);
+    let replica = Redis::replica_of(&primary, &[]).await;
+    let name = Cable::to(primary.address()).await;
+    let fleet = scene.fleet(name.address()).await;
+    let revoke = async |user: &str, by: &Member| {
+        let answer = by
+            .revoke(&scene, user, json!({"wait": "fleet", "timeout": "15s"}))
+            .await;
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+    };
+    revoke("replicated", &fleet[0]).await;
+    replica.says("XLEN {jotgate}:rules", "1").await;
+    replica.promote().await;
+    // The clock of the old primary was an hour ahead, and its ids never come back to where the new one is.
+    let ahead = (Clock::system().now().0 + 3600) * 1000;
+    primary
+        .ask(&format!("XADD {{jotgate}}:rules {ahead}-0 other word"))
+        .await;
+    for (number, member) in fleet.iter().enumerate() {
+        revoke(&format!("lost-{number}"), member).await;
+    }
+    for member in &fleet {
+        let applied = member.applied().await;
+        assert!(applied > format!("{ahead}-0"), "{applied}");
+    }
+
+    primary.kill().await;
+    name.lead_to(replica.address());
+    let began = Instant::now();
+    for (number, member) in fleet.iter().enumerate() {
+        revoke(&format!("new-{number}"), member).await;
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    // Without a disk it has what the stream has, and no more.
+    let late = scene.diskless(name.address(), "late").await;
+    late.is_ready().await;
+    let last = replica.ask("XREVRANGE {jotgate}:rules + - COUNT 1").await;
+    assert!(last < format!("{ahead}"), "{last}");
+    let token = |user: &str| scene.token(user);
+    for member in fleet.iter().chain([&late]) {
+        assert_eq!(member.verdict(&token("replicated")).await, "401 revoked");
+        for number in 0..fleet.len() {
+            for word in ["lost", "new"] {
+                let token = token(&format!("{word}-{number}"));
+                assert_eq!(member.verdict(&token).await, "401 revoked");
+            }
+        }
+        member.comes_to_say(&token("somebody"), "200").await;
+    }
+    // What is measured goes on, too, although no id is larger than those of before.
+    let measured = async || {
+        fleet[1]
+            .metric("jotgate_fleet_propagation_seconds_count")
+            .await
+    };
+    let before = measured().await;
+    revoke("measured", &fleet[0]).await;
+    assert!(measured().await > before, "{before}");
+}
+
+#[tokio::test]
 async fn gateways_that_are_killed_at_random_lose_no_acknowledged_rule() {
     const RULES: usize = 20_000;
     const BATCH: usize = 200;
@@ -500,40 +692,90 @@ async fn gateways_that_are_killed_at_random_lose_no_acknowledged_rule() {
     }
 }
 
-#[tokio::test]
-async fn a_gateway_that_stood_still_lets_nobody_through_on_old_knowledge() {
+/// A gateway stands still while rules are made elsewhere. When it goes on, requests wait for it, and it finds the relay at once or not.
+async fn stand_still(finds_the_relay_at_once: bool) {
     let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let cable = Cable::to(redis.address()).await;
     let awake = scene.diskless(redis.address(), "awake").await;
-    let asleep = scene.diskless(redis.address(), "asleep").await;
+    let asleep = scene.diskless(cable.address(), "asleep").await;
     for member in [&awake, &asleep] {
         member.is_ready().await;
     }
-    let alice = scene.token("alice");
-    assert_eq!(asleep.verdict(&alice).await, "200");
+    let users: Vec<String> = (0..10).map(|number| format!("user-{number}")).collect();
+    let tokens: Vec<String> = users.iter().map(|user| scene.token(user)).collect();
+    let good = scene.token("nobody revokes this one");
+    let ask = |token: &str| Request::new(asleep.address, "GET", "/orders").bearer(token);
+    for token in tokens.iter().chain([&good]) {
+        assert_eq!(asleep.verdict(token).await, "200");
+    }
+    let (answers, reply) = Reply::late("the orders of user-0");
+    scene.upstream.reply(reply);
+    let passed = scene.upstream.count();
+    let under_way = tokio::spawn(ask(&tokens[0]).into_future());
+    scene.upstream.arrived(passed + 1).await;
+
     asleep.process.signal("STOP");
-    let answer = awake
-        .revoke(&scene, "alice", json!({"wait": "relay"}))
-        .await;
-    assert_eq!(answer.status(), 200, "{}", answer.text());
-    let effective_by = answer.json()["fleet"]["effective_by"]
-        .as_u64()
-        .expect("an instant");
+    let rules: Vec<Value> = users
+        .iter()
+        .map(|user| json!({"iss": scene.issuer.url(), "sub": user}))
+        .collect();
+    let body = json!({"rules": rules, "wait": "relay"});
+    let answer = awake.ask("POST", "/v1/revocations", Some(&body)).await;
+    let told = answer.json();
+    assert_eq!(answer.status(), 200, "{told}");
+    let effective_by = told["fleet"]["effective_by"].as_u64().expect("an instant");
+    // They wait in the queue of its listener, the first ones that it sees when it goes on.
+    let waiting: Vec<_> = tokens
+        .iter()
+        .map(|token| tokio::spawn(ask(token).into_future()))
+        .collect();
     eventually(
         "the instant after which nobody is let through",
         async || (Clock::system().now().0 > effective_by).then_some(()),
     )
     .await;
-    asleep.process.signal("CONT");
-    let before = scene.upstream.count();
-    for _ in 0..20 {
-        let verdict = asleep.verdict(&alice).await;
-        assert!(
-            verdict == "401 revoked" || verdict == "503 denylist_stale",
-            "{verdict}"
-        );
+    if !finds_the_relay_at_once {
+        cable.cut();
     }
-    asleep.comes_to_say(&alice, "401 revoked").await;
-    assert_eq!(scene.upstream.count(), before);
+    answers.send(()).expect("the gateway's connection is open");
+    asleep.process.signal("CONT");
+    let mut went_on = Instant::now();
+    let mut verdicts = vec![];
+    for answer in waiting.into_iter().chain([under_way]) {
+        verdicts.push(answer.await.expect("an answer").verdict());
+    }
+    for token in &tokens {
+        verdicts.push(asleep.verdict(token).await);
+    }
+    if finds_the_relay_at_once {
+        let is_denied =
+            |verdict: &String| matches!(&**verdict, "401 revoked" | "503 denylist_stale");
+        assert!(verdicts.iter().all(is_denied), "{verdicts:?}");
+    } else {
+        verdicts.push(asleep.verdict(&good).await);
+        let is_stale = |verdict: &String| verdict == "503 denylist_stale";
+        assert!(verdicts.iter().all(is_stale), "{verdicts:?}");
+        cable.heal();
+        went_on = Instant::now();
+    }
+    asleep.comes_to_say(&good, "200").await;
+    let took = went_on.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for token in &tokens {
+        assert_eq!(asleep.verdict(token).await, "401 revoked");
+    }
+    // The one that was under way, and the one that nobody revoked.
+    assert_eq!(scene.upstream.count(), passed + 2);
+}
+
+#[tokio::test]
+async fn a_gateway_that_stood_still_lets_nobody_through_on_old_knowledge() {
+    stand_still(true).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_stood_still_and_finds_no_relay_is_stale_from_its_first_request_on() {
+    stand_still(false).await;
 }
 
 #[tokio::test]

@@ -2,40 +2,25 @@
 
 use crate::support::authority::{Authority, H2, HTTP_11, quoted};
 use crate::support::upstream::{CHECK, Refusing};
-use crate::support::{Gateway, Setup, Upstream, eventually};
+use crate::support::{Setup, Upstream, eventually};
 
 fn checks(lines: &str) -> String {
     format!("health = {{ path = \"{CHECK}\", interval = \"100ms\"{lines} }}")
-}
-
-/// Until so many servers of `service` are in this state.
-async fn until(gateway: &Gateway, state: &str, count: u64) {
-    let series = format!("jotgate_upstream_servers{{state=\"{state}\",upstream=\"service\"}}");
-    eventually("servers in another state", async || {
-        (gateway.metrics().await.value(&series)? == count).then_some(())
-    })
-    .await;
-}
-
-async fn ask(gateway: &Gateway, times: usize) {
-    for _ in 0..times {
-        assert_eq!(gateway.get("/").await.status(), 200);
-    }
 }
 
 /// Two servers of an upstream with these lines, one of which falls ill and is well again.
 async fn falls_ill(servers: &[Upstream; 2], urls: &[String], lines: &str) {
     let [well, ill] = servers;
     let gateway = Setup::balanced(urls, lines).start().await;
-    ask(&gateway, 4).await;
+    gateway.serves(4).await;
     assert_eq!((well.count(), ill.count()), (2, 2));
     ill.answer_checks(503);
-    until(&gateway, "unhealthy", 1).await;
-    ask(&gateway, 6).await;
+    gateway.comes_to_servers("unhealthy", 1).await;
+    gateway.serves(6).await;
     assert_eq!((well.count(), ill.count()), (8, 2), "{lines}");
     ill.answer_checks(200);
-    until(&gateway, "available", 2).await;
-    ask(&gateway, 4).await;
+    gateway.comes_to_servers("available", 2).await;
+    gateway.serves(4).await;
     assert_eq!((well.count(), ill.count()), (10, 4), "{lines}");
 }
 
@@ -75,7 +60,7 @@ async fn no_healthy_server_is_503() {
     let refusing = Refusing::start();
     let urls = [service.url(), refusing.url()];
     let gateway = Setup::balanced(&urls, &checks("")).start().await;
-    until(&gateway, "unhealthy", 2).await;
+    gateway.comes_to_servers("unhealthy", 2).await;
     let answer = gateway.get("/").await;
     assert_eq!(answer.verdict(), "503 upstream_unhealthy");
     assert_eq!(answer.header("retry-after"), Some("5"));
@@ -95,10 +80,10 @@ async fn a_check_without_an_answer_is_a_bad_one() {
         .start()
         .await;
     service.answer_checks(1);
-    until(&gateway, "unhealthy", 1).await;
+    gateway.comes_to_servers("unhealthy", 1).await;
     service.answer_checks(200);
-    until(&gateway, "available", 1).await;
-    ask(&gateway, 1).await;
+    gateway.comes_to_servers("available", 1).await;
+    gateway.serves(1).await;
     assert_eq!(service.count(), 1);
 }
 
@@ -108,10 +93,10 @@ async fn only_the_statuses_that_are_named_are_good() {
     let gateway = Setup::balanced(&[service.url()], &checks(", status = \"404\""))
         .start()
         .await;
-    until(&gateway, "unhealthy", 1).await;
+    gateway.comes_to_servers("unhealthy", 1).await;
     service.answer_checks(404);
-    until(&gateway, "available", 1).await;
-    ask(&gateway, 1).await;
+    gateway.comes_to_servers("available", 1).await;
+    gateway.serves(1).await;
     assert_eq!(service.count(), 1);
 }
 
@@ -127,9 +112,9 @@ async fn a_reload_ends_checks_begins_others_and_leaves_the_rest() {
     );
     let with = |lines: &str| Setup::balanced(&[service.url()], lines).section(&other);
     let mut gateway = with(&checks("")).start().await;
-    until(&gateway, "unhealthy", 1).await;
+    gateway.comes_to_servers("unhealthy", 1).await;
     assert!(gateway.reload(&with("")).await);
-    ask(&gateway, 1).await;
+    gateway.serves(1).await;
     let answer = gateway.get("/kept").await;
     assert_eq!(answer.verdict(), "503 upstream_unhealthy", "as before");
     // One may have been on its way.
@@ -140,6 +125,6 @@ async fn a_reload_ends_checks_begins_others_and_leaves_the_rest() {
     .await;
     assert!(service.checks() <= ended + 1, "nobody asks any more");
     assert!(gateway.reload(&with(&checks(""))).await);
-    until(&gateway, "unhealthy", 1).await;
+    gateway.comes_to_servers("unhealthy", 1).await;
     assert_eq!((service.count(), kept.count()), (1, 0));
 }

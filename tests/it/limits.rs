@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use http::Version;
 use hyper::body::Frame;
 use jotgate::jwks::Algorithm;
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{Connection, Request};
 use crate::support::gateway::READER_TOKEN;
 use crate::support::keys::key;
 use crate::support::raw::Raw;
-use crate::support::{Answer, Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
+use crate::support::{
+    Answer, Gateway, Issuer, Reply, Setup, Upstream, eventually, web_socket, within,
+};
 
 const NEIGHBOUR: [u8; 4] = [127, 0, 0, 2];
 
@@ -180,14 +180,8 @@ async fn a_web_socket_is_one_request_until_it_ends() {
     })
     .await;
     scene.upstream.reply(Reply::WebSocket);
-    let raw = Raw::connect(scene.gateway.address()).await;
-    let handshake = tokio_tungstenite::client_async("ws://shop/chat", raw.into_stream());
-    let (mut socket, _) = within("the handshake", handshake).await.expect("a socket");
-    socket.send(Message::text("hello")).await.expect("sent");
-    within("an echo", socket.next())
-        .await
-        .expect("an echo")
-        .expect("whole");
+    let mut socket = web_socket::open(&scene.gateway, &[]).await;
+    web_socket::echo(&mut socket, "hello").await;
     assert_eq!(scene.gateway.get("/").await.verdict(), "503 overloaded");
     drop(socket);
     eventually("its place", async || {

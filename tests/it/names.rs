@@ -27,31 +27,17 @@ fn setup(dns: &Dns, port: u16, lines: &str) -> Setup {
         .section(format!("[dns]\nservers = [\"{}\"]", dns.address()))
 }
 
-async fn ask(gateway: &Gateway, times: usize) {
-    for _ in 0..times {
-        assert_eq!(gateway.get("/").await.status(), 200);
-    }
-}
-
-async fn until_servers(gateway: &Gateway, count: u64) {
-    let series = "jotgate_upstream_servers{state=\"available\",upstream=\"service\"}";
-    eventually("so many servers", async || {
-        (gateway.metrics().await.value(series) == Some(count)).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn each_address_of_a_name_is_a_server_and_they_come_and_go() {
     let (first, second, port) = pods().await;
     let dns = Dns::start(Zone::Addresses(vec![FIRST, SECOND], 1)).await;
     let gateway = gateway(&dns, port, "").await;
-    ask(&gateway, 6).await;
+    gateway.serves(6).await;
     assert_eq!((first.count(), second.count()), (3, 3));
     assert_eq!(first.last().authority, gateway.address().to_string());
     dns.now(Zone::Addresses(vec![SECOND], 1));
-    until_servers(&gateway, 1).await;
-    ask(&gateway, 4).await;
+    gateway.comes_to_servers("available", 1).await;
+    gateway.serves(4).await;
     assert_eq!((first.count(), second.count()), (3, 7));
     let status = gateway.admin().request("GET", "/v1/status").await.json();
     let servers = &status["upstreams"][0]["servers"];
@@ -59,8 +45,8 @@ async fn each_address_of_a_name_is_a_server_and_they_come_and_go() {
     assert_eq!(servers[0]["address"], SECOND.to_string());
     let kept = second.connections();
     dns.now(Zone::Addresses(vec![FIRST, SECOND], 1));
-    until_servers(&gateway, 2).await;
-    ask(&gateway, 4).await;
+    gateway.comes_to_servers("available", 2).await;
+    gateway.serves(4).await;
     assert_eq!((first.count(), second.count()), (5, 9));
     assert_eq!(
         second.connections(),
@@ -74,11 +60,11 @@ async fn the_connections_to_an_address_that_is_gone_are_closed() {
     let (first, second, port) = pods().await;
     let dns = Dns::start(Zone::Addresses(vec![FIRST, SECOND], 1)).await;
     let gateway = gateway(&dns, port, "").await;
-    ask(&gateway, 2).await;
+    gateway.serves(2).await;
     assert_eq!((first.open(), second.open()), (1, 1));
     dns.now(Zone::Addresses(vec![SECOND], 1));
-    until_servers(&gateway, 1).await;
-    ask(&gateway, 1).await;
+    gateway.comes_to_servers("available", 1).await;
+    gateway.serves(1).await;
     eventually("the end of its connection", async || {
         (first.open() == 0).then_some(())
     })
@@ -99,7 +85,7 @@ async fn the_last_addresses_stay_while_the_dns_fails() {
         (gateway.metrics().await.value(&failed)? >= 2).then_some(())
     })
     .await;
-    ask(&gateway, 6).await;
+    gateway.serves(6).await;
     assert_eq!((first.count(), second.count()), (3, 3));
 }
 
@@ -112,8 +98,8 @@ async fn a_name_that_has_no_address_is_503_and_not_the_client_s_fault() {
     assert_eq!(answer.verdict(), "503 upstream_unhealthy");
     assert_eq!(first.count() + second.count(), 0);
     dns.now(Zone::Addresses(vec![FIRST], 1));
-    until_servers(&gateway, 1).await;
-    ask(&gateway, 1).await;
+    gateway.comes_to_servers("available", 1).await;
+    gateway.serves(1).await;
     assert_eq!(first.count(), 1);
 }
 
@@ -124,7 +110,7 @@ async fn requests_do_not_ask_the_dns() {
     let gateway = gateway(&dns, port, "max_idle = 0").await;
     let asked = dns.asked();
     assert!(asked > 0);
-    ask(&gateway, 20).await;
+    gateway.serves(20).await;
     assert_eq!(first.connections(), 20);
     assert_eq!(dns.asked(), asked);
 }
@@ -134,13 +120,13 @@ async fn a_reload_waits_for_new_names() {
     let (first, _second, port) = pods().await;
     let dns = Dns::start(Zone::Addresses(vec![FIRST], 1)).await;
     let mut gateway = gateway(&dns, port, "").await;
-    ask(&gateway, 1).await;
+    gateway.serves(1).await;
     assert!(gateway.reload(&setup(&dns, port, "max_idle = 1")).await);
-    ask(&gateway, 1).await;
+    gateway.serves(1).await;
     let address = [first.url()];
     let bare =
         Setup::balanced(&address, "").section(format!("[dns]\nservers = [\"{}\"]", dns.address()));
     assert!(gateway.reload(&bare).await);
-    ask(&gateway, 1).await;
+    gateway.serves(1).await;
     assert_eq!(first.count(), 3);
 }

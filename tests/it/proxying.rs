@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
 use http::Version;
 use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{Answer, Connection, Request};
 use crate::support::raw::{self, Raw};
 use crate::support::upstream::{RawUpstream, Refusing};
-use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
+use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, web_socket, within};
 
 struct Scene {
     issuer: Issuer,
@@ -474,44 +472,17 @@ async fn a_client_that_leaves_ends_the_services_work() {
 async fn a_web_socket_passes_both_ways() {
     let scene = scene().await;
     scene.upstream.reply(Reply::WebSocket);
-    let raw = Raw::connect(scene.gateway.address()).await;
-    let request = http::Request::builder()
-        .uri("ws://shop.example/chat")
-        .header("host", "shop.example")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-        .header("authorization", format!("Bearer {}", scene.token))
-        .header("x-user-id", "root")
-        .header("x_user_id", "root")
-        .body(())
-        .unwrap();
-    let (mut socket, answer) = within(
-        "the handshake",
-        tokio_tungstenite::client_async(request, raw.into_stream()),
-    )
-    .await
-    .unwrap();
-    assert_eq!(answer.status(), 101);
+    let bearer = format!("Bearer {}", scene.token);
+    let headers = [
+        ("authorization", &*bearer),
+        ("x-user-id", "root"),
+        ("x_user_id", "root"),
+    ];
+    let mut socket = web_socket::open(&scene.gateway, &headers).await;
     for n in 0..3 {
-        socket
-            .send(Message::text(format!("message {n}")))
-            .await
-            .unwrap();
-        let echo = within("an echo", socket.next()).await.unwrap().unwrap();
-        assert_eq!(echo.into_text().unwrap(), format!("message {n}"));
+        web_socket::echo(&mut socket, format!("message {n}")).await;
     }
-    let large = vec![7; 1024 * 1024];
-    socket.send(Message::binary(large.clone())).await.unwrap();
-    assert_eq!(
-        within("an echo", socket.next())
-            .await
-            .unwrap()
-            .unwrap()
-            .into_data(),
-        large
-    );
+    web_socket::echo(&mut socket, vec![7; 1024 * 1024]).await;
     socket.close(None).await.unwrap();
     let seen = scene.upstream.last();
     assert_eq!(seen.aliases("x-user-id"), ["x-user-id: alice"]);

@@ -469,6 +469,31 @@ async fn who_may_call_the_admin_api_changes_with_the_configuration() {
 }
 
 #[tokio::test]
+async fn a_reload_gives_nobody_new_guesses_at_the_admin_api() {
+    let (issuer, upstream) = actors().await;
+    let setup = Setup::new(&issuer, &upstream);
+    let mut gateway = setup.clone().start().await;
+    let rules = async |gateway: &crate::support::Gateway, secret: &str| {
+        let admin = gateway.admin_as(secret);
+        admin.request("GET", "/v1/revocations").await.verdict()
+    };
+    for number in 0..10 {
+        let guess = format!("guess-number-{number}");
+        assert_eq!(rules(&gateway, &guess).await, "401 unauthenticated");
+    }
+    let new = "another-token-of-the-scenarios";
+    assert!(
+        gateway
+            .reload(&setup.env("JOTGATE_READER_TOKEN", new))
+            .await
+    );
+    for secret in [new, "one-guess-more"] {
+        assert_eq!(rules(&gateway, secret).await, "429 too_many_guesses");
+    }
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
 async fn a_route_that_reports_lets_pass_and_counts_what_would_be_denied() {
     let (issuer, upstream) = actors().await;
     let setup = Setup::new(&issuer, &upstream).catch_all("scopes = [\"r\"]");

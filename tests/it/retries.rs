@@ -7,11 +7,6 @@ async fn two() -> (Upstream, Upstream) {
     (Upstream::start().await, Upstream::start().await)
 }
 
-async fn before(servers: &[&Upstream], lines: &str) -> Gateway {
-    let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
-    Setup::balanced(&urls, lines).start().await
-}
-
 async fn retries(gateway: &Gateway, result: &str) -> Option<u64> {
     let series =
         format!("jotgate_upstream_retries_total{{result=\"{result}\",upstream=\"service\"}}");
@@ -23,7 +18,9 @@ async fn a_server_that_dies_under_load_costs_no_request() {
     for lines in ["", "balance = \"least_requests\"", "http2 = true"] {
         let (a, b) = two().await;
         let c = Upstream::start().await;
-        let gateway = before(&[&a, &b, &c], &format!("retries = {{}}\n{lines}")).await;
+        let gateway = Setup::before(&[&a, &b, &c], &format!("retries = {{}}\n{lines}"))
+            .start()
+            .await;
         let client = async || {
             for _ in 0..60 {
                 // Its answer comes in one piece, so that it has begun or not.
@@ -46,7 +43,7 @@ async fn a_bad_answer_is_asked_for_again_elsewhere() {
             for (attempts, status) in [(1, false), (2, true)] {
                 let (a, b) = two().await;
                 let lines = format!("http2 = {http2}\nretries = {{ attempts = {attempts} }}");
-                let gateway = before(&[&a, &b], &lines).await;
+                let gateway = Setup::before(&[&a, &b], &lines).start().await;
                 a.reply(reply());
                 b.reply(reply());
                 let answer = gateway.get("/").await;
@@ -93,7 +90,9 @@ async fn what_cannot_be_done_twice_is_sent_once() {
     ] {
         for reply in [|| Reply::status(503), || Reply::Reset] {
             let (a, b) = two().await;
-            let gateway = before(&[&a, &b], &format!("retries = {{ {methods} }}")).await;
+            let gateway = Setup::before(&[&a, &b], &format!("retries = {{ {methods} }}"))
+                .start()
+                .await;
             a.reply(reply());
             b.reply(reply());
             let request = gateway.request(method, "/");
@@ -121,7 +120,9 @@ async fn only_what_is_listed_is_a_reason() {
         let service = Upstream::start().await;
         let what = format!("{reply:?} and {on}");
         service.reply(reply);
-        let gateway = before(&[&service], &format!("retries = {{ on = [\"{on}\"] }}")).await;
+        let gateway = Setup::before(&[&service], &format!("retries = {{ on = [\"{on}\"] }}"))
+            .start()
+            .await;
         let answer = gateway.get("/").await;
         assert_eq!(answer.status() == 200, sent == 2, "{what}");
         assert_eq!(service.count(), sent, "{what}");
@@ -150,7 +151,7 @@ async fn an_answer_that_has_begun_is_not_asked_for_again() {
 async fn the_budget_bounds_retries() {
     let service = Upstream::start().await;
     let lines = "retries = { budget = { percent = 20, min_per_second = 0 } }";
-    let gateway = before(&[&service], lines).await;
+    let gateway = Setup::before(&[&service], lines).start().await;
     let mut statuses = vec![];
     for _ in 0..4 {
         service.reply(Reply::status(503));
@@ -173,7 +174,7 @@ async fn a_try_that_takes_too_long_is_given_up_for_another() {
         let (a, b) = two().await;
         let lines =
             format!("http2 = {http2}\nretries = {{ attempts = 2, per_try_timeout = \"100ms\" }}");
-        let gateway = before(&[&a, &b], &lines).await;
+        let gateway = Setup::before(&[&a, &b], &lines).start().await;
         a.reply(Reply::Hang);
         b.reply(Reply::Hang);
         assert_eq!(gateway.get("/").await.status(), 200);
@@ -193,7 +194,7 @@ async fn a_try_that_the_budget_lets_nobody_repeat_goes_on() {
     let service = Upstream::start().await;
     let lines =
         "retries = { per_try_timeout = \"100ms\", budget = { percent = 0, min_per_second = 0 } }";
-    let gateway = before(&[&service], lines).await;
+    let gateway = Setup::before(&[&service], lines).start().await;
     let (go, reply) = Reply::late("at last");
     service.reply(reply);
     let answer = tokio::spawn(gateway.get("/").into_future());

@@ -13,8 +13,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::client::Request;
-use crate::support::raw::Raw;
-use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, within};
+use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, web_socket, within};
 
 const MAX_STALENESS: Duration = Duration::from_secs(30);
 
@@ -246,19 +245,9 @@ async fn streams_end_with_the_lease_unless_the_route_allows_it() {
 async fn a_web_socket_is_asked_to_come_back_later() {
     let scene = scene(|setup| setup).await;
     scene.upstream.reply(Reply::WebSocket);
-    let raw = Raw::connect(scene.gateway.address()).await;
-    let request = http::Request::builder()
-        .uri("ws://shop.example/chat")
-        .header("host", "shop.example")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-        .header("authorization", format!("Bearer {}", scene.token("alice")))
-        .body(())
-        .expect("it works");
-    let handshake = tokio_tungstenite::client_async(request, raw.into_stream());
-    let (mut socket, _) = within("the handshake", handshake).await.expect("it works");
+    let bearer = format!("Bearer {}", scene.token("alice"));
+    let headers = [("authorization", &*bearer)];
+    let mut socket = web_socket::open(&scene.gateway, &headers).await;
     scene.let_it_end();
     let close = within("the close", socket.next())
         .await

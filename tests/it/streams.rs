@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use http::Version;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
@@ -15,9 +15,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::client::Request;
-use crate::support::raw::Raw;
 use crate::support::tokens::LIFETIME;
-use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
+use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, web_socket, within};
 
 /// The design allows 1 s between a rule and the end of what it matches; the machine may be busy.
 const END_MAX: Duration = Duration::from_secs(3);
@@ -65,31 +64,12 @@ impl Scene {
 
     async fn web_socket(&self, token: &str) -> WebSocketStream<tokio::net::TcpStream> {
         self.upstream.reply(Reply::WebSocket);
-        let raw = Raw::connect(self.gateway.address()).await;
-        let request = http::Request::builder()
-            .uri("ws://shop.example/chat")
-            .header("host", "shop.example")
-            .header("connection", "Upgrade")
-            .header("upgrade", "websocket")
-            .header("sec-websocket-version", "13")
-            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-            .header("authorization", format!("Bearer {token}"))
-            .body(())
-            .expect("it works");
-        let handshake = tokio_tungstenite::client_async(request, raw.into_stream());
-        let (mut socket, _) = within("the handshake", handshake).await.expect("it works");
-        echo(&mut socket).await;
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", &*bearer)];
+        let mut socket = web_socket::open(&self.gateway, &headers).await;
+        web_socket::echo(&mut socket, "hello").await;
         socket
     }
-}
-
-async fn echo(socket: &mut WebSocketStream<tokio::net::TcpStream>) {
-    socket.send(Message::text("hello")).await.expect("it works");
-    let echo = within("an echo", socket.next())
-        .await
-        .expect("it works")
-        .expect("it works");
-    assert_eq!(echo.into_text().expect("it works"), "hello");
 }
 
 async fn pass(frames: &mpsc::Sender<Frame<Bytes>>, body: &mut Incoming) {
@@ -252,7 +232,7 @@ async fn a_web_socket_is_closed_with_a_reason() {
     };
     assert_eq!(frame.code, CloseCode::Policy);
     assert!(began.elapsed() < END_MAX);
-    echo(&mut other).await;
+    web_socket::echo(&mut other, "hello").await;
     eventually("the service's connection to end", async || {
         (scene.upstream.open() == 1).then_some(())
     })

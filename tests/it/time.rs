@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use crate::support::client::Request;
 use crate::support::raw::Raw;
 use crate::support::service::RawService;
-use crate::support::{Gateway, Reply, Setup, Upstream, eventually, within};
+use crate::support::{Gateway, Reply, Setup, Upstream, eventually, web_socket, within};
 
 const BOTH: [Version; 2] = [Version::HTTP_11, Version::HTTP_2];
 
@@ -314,28 +314,16 @@ async fn who_takes_nothing_of_an_answer_is_cut_off_and_who_is_slow_but_steady_is
     assert!(faults.iter().any(slow), "{faults:?}");
 }
 
-async fn web_socket(upstream: &Upstream, gateway: &Gateway) -> WebSocketStream<TcpStream> {
+async fn tunnel(upstream: &Upstream, gateway: &Gateway) -> WebSocketStream<TcpStream> {
     upstream.reply(Reply::WebSocket);
-    let raw = Raw::connect(gateway.address()).await;
-    let request = http::Request::builder()
-        .uri("ws://shop.example/chat")
-        .header("host", "shop.example")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-        .body(())
-        .expect("a request");
-    let handshake = tokio_tungstenite::client_async(request, raw.into_stream());
-    let opened = within("the handshake", handshake).await;
-    opened.expect("a tunnel").0
+    web_socket::open(gateway, &[]).await
 }
 
 #[tokio::test]
 async fn a_tunnel_on_which_nothing_passes_is_closed_and_a_ping_is_something() {
     let (upstream, gateway) = scene(|setup| setup.catch_all("tunnel_idle_timeout = \"1s\"")).await;
-    let mut lively = web_socket(&upstream, &gateway).await;
-    let mut idle = web_socket(&upstream, &gateway).await;
+    let mut lively = tunnel(&upstream, &gateway).await;
+    let mut idle = tunnel(&upstream, &gateway).await;
     let began = Instant::now();
     let mut beat = tokio::time::interval(Duration::from_millis(100));
     let close = within("the close", async {

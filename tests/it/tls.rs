@@ -4,13 +4,12 @@ use http::Version;
 use rcgen::SanType;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::certs::{Authority, Folder, TlsSetup, files};
 use crate::support::client::{Connection, Request};
 use crate::support::process::{Process, run};
 use crate::support::service::RawService;
-use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, within};
+use crate::support::{Gateway, Issuer, Reply, Setup, Upstream, eventually, web_socket, within};
 
 struct Scene {
     issuer: Issuer,
@@ -365,20 +364,10 @@ async fn web_sockets_pass() {
     let stream = client.connect(scene.gateway.address(), "localhost");
     let stream = stream.await.unwrap();
     let token = scene.issuer.token("alice").sign();
-    let mut request =
-        tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(
-            "ws://localhost/chat",
-        )
-        .unwrap();
-    let bearer = format!("Bearer {token}").parse().unwrap();
-    request.headers_mut().insert("authorization", bearer);
-    let handshake = tokio_tungstenite::client_async(request, stream);
-    let (mut socket, _) = within("the upgrade", Box::pin(handshake)).await.unwrap();
-    futures_util::SinkExt::send(&mut socket, Message::text("over TLS"))
-        .await
-        .unwrap();
-    let echo = within("the echo", futures_util::StreamExt::next(&mut socket)).await;
-    assert_eq!(echo.unwrap().unwrap(), Message::text("over TLS"));
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", &*bearer)];
+    let mut socket = web_socket::open_over(stream, &headers).await;
+    web_socket::echo(&mut socket, "over TLS").await;
     assert_eq!(
         scene.upstream.last().aliases("x-user-id"),
         ["x-user-id: alice"]

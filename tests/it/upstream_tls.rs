@@ -2,19 +2,16 @@
 //! thing alone.
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
 use http::Version;
 use http_body_util::BodyExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::authority::{Authority, H2, HTTP_11, Issued, quoted};
 use crate::support::process::Process;
-use crate::support::raw::Raw;
 use crate::support::service::RawService;
 use crate::support::upstream::Refusing;
-use crate::support::{DEADLINE, Gateway, Reply, Setup, Upstream, within};
+use crate::support::{DEADLINE, Gateway, Reply, Setup, Upstream, web_socket, within};
 
 /// What services are called, which no resolver knows.
 const NAME: &str = "orders.test";
@@ -269,12 +266,8 @@ async fn web_sockets_go_through_tls() {
     let service = Upstream::over_tls(ca.issue(NAME).server(HTTP_11)).await;
     let gateway = gateway(&service, &trusting(&ca, NAME), false).await;
     service.reply(Reply::WebSocket);
-    let raw = Raw::connect(gateway.address()).await;
-    let handshake = tokio_tungstenite::client_async("ws://shop/chat", raw.into_stream());
-    let (mut socket, _) = within("the handshake", handshake).await.unwrap();
-    socket.send(Message::text("hello")).await.unwrap();
-    let echo = within("the echo", socket.next()).await.unwrap().unwrap();
-    assert_eq!(echo.into_text().unwrap(), "hello");
+    let mut socket = web_socket::open(&gateway, &[]).await;
+    web_socket::echo(&mut socket, "hello").await;
     assert_eq!(service.last().target, "/chat");
 }
 

@@ -27,8 +27,8 @@ use crate::base::secret::secret;
 use crate::config::settings::{self, AdminToken, Role};
 use crate::control::denylist::testing::{FleetHand, fleet};
 use crate::control::denylist::{
-    EntryId, Fleet, IdentifiedToken, IdentifyFault, IssuerLife, Member, Parts, Relayed,
-    Revocations, Run, Tokens, View, Writer, revocations,
+    EntryId, Fleet, IdentifiedToken, IdentifyFault, Member, Parts, Relayed, Revocations, Run,
+    Tokens, View, Writer, parts, revocations,
 };
 use crate::denylist::{self, Fingerprinter, Lease, TokenKeys};
 use crate::telemetry::metrics::Metrics;
@@ -169,20 +169,9 @@ fn views(ready: Arc<std::sync::atomic::AtomicBool>) -> Views {
 fn denylist_for(fleet: Option<Fleet>, entries_max: usize, clock: Clock) -> (Revocations, Writer) {
     let (_, index) = denylist::index(entries_max);
     revocations(Parts {
-        index,
         fleet,
-        ways: None,
-        log: None,
-        fingerprinter: Fingerprinter::new(&[1; 16]),
-        issuers: [IssuerLife {
-            issuer: ISSUER.into(),
-            max_lifetime: Duration::from_hours(1),
-            leeway: Duration::from_secs(30),
-        }]
-        .into_iter()
-        .collect(),
         tokens: Arc::new(UserTokens),
-        clock,
+        ..parts(ISSUER, index, clock)
     })
 }
 

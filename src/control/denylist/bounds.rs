@@ -435,6 +435,43 @@ mod tests {
     }
 
     #[test]
+    fn steps_that_we_never_write_are_damage_whatever_the_checksum_says() {
+        let is_good = |steps: &[u64]| {
+            let step =
+                |until: &u64| format!(r#"{{"issued_until":{until},"max_lifetime":1,"leeway":0}}"#);
+            let steps: Vec<_> = steps.iter().map(step).collect();
+            let earlier = steps.join(",");
+            let json = format!(r#"{{"a":{{"max_lifetime":9,"leeway":0,"earlier":[{earlier}]}}}}"#);
+            parse(format!("{MAGIC}{:08x}\n{json}\n", crc32c(json.as_bytes())).as_bytes()).is_some()
+        };
+        assert!(is_good(&[1, 2, 3]));
+        assert!(!is_good(&[1, 3, 2]));
+        let most: Vec<u64> = (0..EARLIER_MAX as u64).collect();
+        assert!(is_good(&most));
+        assert!(!is_good(&[&most[..], &[99]].concat()));
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = log(folder.path());
+        let named = |len: usize| {
+            let name = "x".repeat(len);
+            Bounds::open(&log).unwrap().then(&[life(&name, 1)], NOW)
+        };
+        let nameless = named(0);
+        let room = FILE_BYTES_MAX - nameless.to_text().unwrap().len();
+        let too_large = named(room + 1);
+        let largest = named(room);
+        largest.save().unwrap();
+        let Err(BoundsError::Io { source, .. }) = too_large.save() else {
+            panic!("it was written");
+        };
+        assert_eq!(source.kind(), io::ErrorKind::FileTooLarge);
+        assert!(Bounds::open(&log).unwrap() == largest, "and is as it was");
+    }
+
+    #[test]
     fn what_cannot_be_written_is_an_error_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let log = log(folder.path());

@@ -92,9 +92,9 @@ fn order(wish: &Wish, revocations: &Revocations) -> Option<Order> {
 mod tests {
     use tokio::sync::oneshot;
 
-    use super::super::order::{IdentifyFault, IssuerLife, Tokens};
     use super::super::relay::Relayed;
     use super::super::relay::testing::{FleetHand, fleet};
+    use super::super::service::testing::parts;
     use super::super::service::{Parts, revocations};
     use super::*;
     use crate::base::clock::{Clock, UnixSeconds};
@@ -103,32 +103,13 @@ mod tests {
 
     const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
 
-    struct NoTokens;
-
-    impl Tokens for NoTokens {
-        fn identify(&self, _: &str) -> Result<IdentifiedToken, IdentifyFault> {
-            Err(IdentifyFault::Malformed)
-        }
-    }
-
     /// A gateway without a log in a fleet.
     fn scene() -> (Revocations, FleetHand) {
         let (fleet, hand) = fleet("a".into(), Duration::from_secs(30));
+        let clock = Clock::manual(NOW).0;
         let (revocations, writer) = revocations(Parts {
-            index: index(10).1,
-            log: None,
-            fingerprinter: Fingerprinter::new(&[1; 16]),
-            issuers: [IssuerLife {
-                issuer: "https://id".into(),
-                max_lifetime: Duration::from_hours(1),
-                leeway: Duration::from_secs(30),
-            }]
-            .into_iter()
-            .collect(),
-            tokens: Arc::new(NoTokens),
             fleet: Some(fleet),
-            ways: None,
-            clock: Clock::manual(NOW).0,
+            ..parts("https://id", index(10).1, clock)
         });
         tokio::spawn(writer.run(CancellationToken::new()));
         (revocations, hand)

@@ -36,6 +36,8 @@ pub use relay::{
     keys_of,
 };
 pub use request::{Asked, Fault, Faults};
+#[cfg(test)]
+pub(in crate::control) use service::testing::parts;
 pub use service::{Parts, Revocations, revocations};
 pub use writer::{
     LiftError, Lifted, Page, Query, ReadError, RevokeError, Stopped, Verdict, Writer, Written,

@@ -299,6 +299,44 @@ impl fmt::Debug for Revocations {
 }
 
 #[cfg(test)]
+pub(in crate::control) mod testing {
+    //! A denylist for tests.
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::control::denylist::order::IssuerLife;
+
+    /// Knows no token.
+    struct NoTokens;
+
+    impl Tokens for NoTokens {
+        fn identify(&self, _: &str) -> Result<IdentifiedToken, IdentifyFault> {
+            Err(IdentifyFault::Malformed)
+        }
+    }
+
+    /// Of a gateway that stands alone, without a log. Tokens of its one issuer live for an hour.
+    pub(in crate::control) fn parts(issuer: &str, index: IndexWriter, clock: Clock) -> Parts {
+        let issuer = IssuerLife {
+            issuer: issuer.into(),
+            max_lifetime: Duration::from_hours(1),
+            leeway: Duration::from_secs(30),
+        };
+        Parts {
+            index,
+            log: None,
+            fingerprinter: Fingerprinter::new(&[1; 16]),
+            issuers: [issuer].into_iter().collect(),
+            tokens: Arc::new(NoTokens),
+            fleet: None,
+            ways: None,
+            clock,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::io;
     use std::sync::Mutex;
@@ -307,8 +345,8 @@ mod tests {
     use serde_json::json;
     use tokio_util::sync::CancellationToken;
 
-    use super::super::order::IssuerLife;
     use super::super::record::{Outcome, Way};
+    use super::testing::parts;
     use super::*;
     use crate::base::clock::{ClockHand, UnixSeconds};
     use crate::denylist::{self, Cutoff};
@@ -318,33 +356,10 @@ mod tests {
     const NOW: UnixSeconds = UnixSeconds(1_795_417_570);
     const MAKE: fn() -> Fingerprinter = || Fingerprinter::new(&[1; 16]);
 
-    struct NoTokens;
-
-    impl Tokens for NoTokens {
-        fn identify(&self, _: &str) -> Result<IdentifiedToken, IdentifyFault> {
-            Err(IdentifyFault::Malformed)
-        }
-    }
-
     fn start(entries_max: usize) -> (Revocations, ClockHand, CancellationToken) {
         let (clock, hand) = Clock::manual(NOW);
         let (_, index) = denylist::index(entries_max);
-        let (revocations, writer) = revocations(Parts {
-            index,
-            log: None,
-            fingerprinter: MAKE(),
-            issuers: [IssuerLife {
-                issuer: "https://id".into(),
-                max_lifetime: Duration::from_hours(1),
-                leeway: Duration::from_secs(30),
-            }]
-            .into_iter()
-            .collect(),
-            tokens: Arc::new(NoTokens),
-            fleet: None,
-            ways: None,
-            clock,
-        });
+        let (revocations, writer) = revocations(parts("https://id", index, clock));
         let shutdown = CancellationToken::new();
         tokio::spawn(writer.run(shutdown.clone()));
         (revocations, hand, shutdown)

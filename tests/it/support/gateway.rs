@@ -13,7 +13,7 @@ use super::client::{Answer, Request};
 use super::issuer::{AUDIENCE, Issuer};
 use super::tokens::NOW;
 use super::upstream::Upstream;
-use super::within;
+use super::{eventually, within};
 
 /// May do everything on the admin API.
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-scenarios";
@@ -84,6 +84,12 @@ impl Setup {
             .section(format!(
                 "[[upstreams]]\nname = \"service\"\nservers = {servers:?}\n{lines}"
             ))
+    }
+
+    /// As [`Self::balanced`], to services that run.
+    pub(crate) fn before(servers: &[&Upstream], lines: &str) -> Self {
+        let urls: Vec<String> = servers.iter().map(|server| server.url()).collect();
+        Self::balanced(&urls, lines)
     }
 
     /// One more issuer. The lines that [`Self::issuer`] adds belong to the last one.
@@ -299,6 +305,21 @@ impl Gateway {
         within("getting ready", self.inner.ready()).await;
     }
 
+    /// Asks so many times, and each time the service answers.
+    pub(crate) async fn serves(&self, times: usize) {
+        for _ in 0..times {
+            assert_eq!(self.get("/").await.status(), 200);
+        }
+    }
+
+    /// Waits until so many servers of the upstream `service` are in this state.
+    pub(crate) async fn comes_to_servers(&self, state: &str, count: u64) {
+        eventually("servers in another state", async || {
+            (self.metrics().await.servers(state)? == count).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) fn get(&self, target: &str) -> Request {
         self.request("GET", target)
     }
@@ -353,6 +374,13 @@ impl Metrics {
     pub(crate) fn value(&self, series: &str) -> Option<u64> {
         let line = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
         self.0.lines().find_map(line)
+    }
+
+    /// How many servers of the upstream `service` are in this state.
+    pub(crate) fn servers(&self, state: &str) -> Option<u64> {
+        self.value(&format!(
+            "jotgate_upstream_servers{{state=\"{state}\",upstream=\"service\"}}"
+        ))
     }
 
     /// Labels and value of every sample of this counter.

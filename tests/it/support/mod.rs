@@ -16,6 +16,7 @@ pub(crate) mod redis;
 pub(crate) mod service;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
+pub(crate) mod web_socket;
 pub(crate) mod wire;
 
 use std::time::Duration;

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::super::order::{IdentifiedToken, IdentifyFault, IssuerLife, Tokens};
 use super::super::record::{Origin, Outcome, Pinned, Way};
 use super::super::records::{Records, Staged};
+use super::super::service::testing::parts;
 use super::super::service::{Parts, Revocations, revocations};
 use super::super::standing::Standing;
 use super::super::writer::{Query, RevokeError};
@@ -425,6 +425,93 @@ fn a_gateway_that_joins_a_fleet_brings_its_rules() {
     }
 }
 
+/// A user whose rule is found by this name.
+fn named_user(make: &Fingerprinter, name: &str) -> Record {
+    let mut record = user(0);
+    record.id.fingerprint = make.of(Kind::User, &record.issuer, name);
+    record.value = Some(name.into());
+    record
+}
+
+#[test]
+fn a_long_log_joins_a_fleet_whole() {
+    let (_folder, path) = folder();
+    let lone = Fingerprinter::new(Bare::open(&path).unwrap().log.salt());
+    let names: Vec<_> = (0..5000)
+        .map(|number| format!("{number}{}", "x".repeat(600)))
+        .collect();
+    let changes: Vec<Change> = names
+        .iter()
+        .map(|name| Ok(named_user(&lone, name)))
+        .collect();
+    Bare::open(&path).unwrap().write(&changes).unwrap();
+    let length = std::fs::metadata(&path).unwrap().len();
+    assert!(length > 3 * 1024 * 1024, "it is written in several pieces");
+
+    let fleet = Fingerprinter::new(&[7; 16]);
+    // The second time it is one of the fleet.
+    for _ in 0..2 {
+        let (_, mut index) = denylist::index(ENTRIES_MAX);
+        let log = Log::open(
+            &path,
+            Some([7; 16]),
+            &mut index,
+            UnixSeconds(1_000),
+            histogram(),
+        )
+        .unwrap();
+        assert_eq!(index.entries(), names.len());
+        for name in &names {
+            let record = named_user(&fleet, name);
+            assert_eq!(log.get(record.id), Ok(Some(record)));
+        }
+    }
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), length);
+}
+
+#[test]
+fn a_damaged_log_joins_no_fleet_and_a_torn_one_without_its_torn_end() {
+    let (_folder, path) = folder();
+    let lone = Fingerprinter::new(Bare::open(&path).unwrap().log.salt());
+    let names = ["a", "b", "c"];
+    for name in names {
+        let change = Ok(named_user(&lone, name));
+        Bare::open(&path).unwrap().write(&[change]).unwrap();
+    }
+    let good = std::fs::read(&path).unwrap();
+    let (records, _) = records_of(&path);
+    let flip = |number: usize| {
+        let mut bad = good.clone();
+        bad[usize::try_from(records[number].0).unwrap() + 5] ^= 0x10;
+        std::fs::write(&path, &bad).unwrap();
+        bad
+    };
+    let open = || {
+        let (_, mut index) = denylist::index(100);
+        let now = UnixSeconds(1_000);
+        Log::open(&path, Some([7; 16]), &mut index, now, histogram())
+    };
+    for number in [0, 1] {
+        let bad = flip(number);
+        let at = records[number].0;
+        let error = open().expect_err("rules would be lost");
+        assert!(
+            matches!(error, OpenError::Damaged { offset, .. } if offset == at),
+            "{error}"
+        );
+        assert_eq!(std::fs::read(&path).unwrap(), bad, "nothing was changed");
+        assert!(!draft_path(&path).exists());
+    }
+    flip(2);
+    let log = open().expect("it was never acknowledged");
+    let fleet = Fingerprinter::new(&[7; 16]);
+    let held = names.map(|name| {
+        let found = log.get(named_user(&fleet, name).id).unwrap();
+        found.is_some()
+    });
+    assert_eq!(held, [true, true, false]);
+}
+
 #[test]
 fn what_a_fleet_could_not_recognise_keeps_a_log_out_of_it() {
     let (_folder, path) = folder();
@@ -665,14 +752,6 @@ fn every_other_failure_is_final() {
     }
 }
 
-struct NoTokens;
-
-impl Tokens for NoTokens {
-    fn identify(&self, _: &str) -> Result<IdentifiedToken, IdentifyFault> {
-        Err(IdentifyFault::Malformed)
-    }
-}
-
 /// A denylist at work.
 struct Running {
     revocations: Revocations,
@@ -686,20 +765,9 @@ impl Running {
     fn start(bare: Bare) -> Self {
         let (clock, hand) = Clock::manual(NOW);
         let (revocations, writer) = revocations(Parts {
-            index: bare.index,
             fingerprinter: Fingerprinter::new(bare.log.salt()),
             log: Some(bare.log),
-            issuers: [IssuerLife {
-                issuer: "https://id".into(),
-                max_lifetime: Duration::from_hours(1),
-                leeway: Duration::from_secs(30),
-            }]
-            .into_iter()
-            .collect(),
-            fleet: None,
-            ways: None,
-            tokens: Arc::new(NoTokens),
-            clock,
+            ..parts("https://id", bare.index, clock)
         });
         let shutdown = CancellationToken::new();
         Self {

@@ -249,6 +249,8 @@ impl<'a, C: Carrier> Session<'a, C> {
                 let grace_ms = millis(self.relay.options.max_staleness / NEWCOMER);
                 let ripe_ms = founded_ms(&sight.run.epoch).saturating_add(grace_ms);
                 self.relay.lasting.clear();
+                // Ids may be given again.
+                self.relay.measured = EntryId::default();
                 self.relay.place = Place {
                     run: sight.run.clone(),
                     suspects,
