@@ -187,11 +187,8 @@ impl Exchange<'_> {
         };
         self.route = Some(route);
         self.record.meet(route);
-        for method in request::overrides(parts.uri.query()) {
-            if !matches!(found(&method)?, Found::Route(other) if Arc::ptr_eq(other, route)) {
-                return Err(Failure::MethodAmbiguous);
-            }
-        }
+        let asked = (host.as_ref(), &path, parts.uri.query());
+        request::check_overrides(&self.edition.plan, asked, route)?;
         Ok(Head {
             authority,
             path: path.rewritten(),
