@@ -28,6 +28,7 @@ use super::revoke::{self, REVOKE_TIMEOUT};
 use super::streams::{Admission, Ended, Terms};
 use super::upgrade;
 use crate::authorize::{Bearer, Decision, Denied, Pass, Presented, decide};
+use crate::base::address::AddressBlock;
 use crate::base::failures::Noted;
 use crate::denylist::{WishRefused, Wisher};
 use crate::http::cors::{Cors, is_preflight};
@@ -267,9 +268,10 @@ impl Exchange<'_> {
             is_hidden: &is_hidden,
         });
         let shared = &self.worker.shared;
-        let client = self.connection.failures().and_then(|known| {
-            let client = known.client(&self.connection.peer, &parts.headers)?;
-            Some((&known.failures, client))
+        // Where a trusted proxy does not say who the client is, nobody is counted: its own address stands for all of them.
+        let client = self.connection.failures().and_then(|failures| {
+            let client = self.connection.client(&parts.headers)?;
+            Some((failures, AddressBlock::from(client)))
         });
         let mut presented = Presented {
             headers: &parts.headers,
@@ -885,7 +887,7 @@ mod tests {
             tls: None,
             http2: false,
             proxy_protocol: false,
-            trusted_proxies: vec![],
+            trusted_proxies: [].into(),
             max_connections: 8,
             max_connections_per_address: None,
             max_requests: 8,
