@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backoff;
+pub mod causes;
 pub mod chance;
 pub mod clock;
 pub mod deadline;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::print::harmless;
+use crate::base::causes::root_cause;
 use crate::base::file::read_bounded;
 use crate::base::secret::{ExposeSecret, Secret, secret};
 use crate::http::client::{Client, ClientError, PlainHttp, is_loopback};
@@ -118,15 +119,6 @@ impl AdminError {
             | Self::Refused { .. } => false,
         }
     }
-}
-
-/// The innermost reason: hyper's own words say only that connecting failed.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// The words of a problem document (RFC 9457).

@@ -3,7 +3,6 @@
 //! redirects, knows no proxies and keeps no cookies. Requests to services go through `upstream`.
 
 use std::error::Error;
-use std::fmt;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -17,6 +16,7 @@ use rustls::RootCertStore;
 use tokio::time::{Instant, timeout_at};
 
 use super::client_tls::{self, Roots};
+use crate::base::causes::Causes;
 
 /// Longest head of an answer, in bytes. The large cookies and policies that some providers send stay
 /// well below.
@@ -76,21 +76,6 @@ pub enum ClientError {
     /// Not 200.
     #[error("status {0} instead of 200")]
     Status(StatusCode),
-}
-
-/// An error with all that lies beneath: `client error (Connect): tcp connect error: refused`.
-struct Causes<'a>(&'a dyn Error);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 impl Client {

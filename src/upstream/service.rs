@@ -16,6 +16,7 @@ use super::endpoint::Endpoint;
 use super::options::{Options, Server};
 use super::outlier::ms;
 use super::roster::Roster;
+use crate::base::causes::root_cause;
 use crate::telemetry::metrics::Metrics;
 
 /// How long an upstream's failed handshakes are silent after one was told. A service that is not who it should be fails each
@@ -199,14 +200,6 @@ impl Upstream {
             tracing::debug!(%upstream, %server, error = %cause, "TLS to a service failed");
         }
     }
-}
-
-fn root_cause<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
-    let mut cause = error;
-    while let Some(beneath) = cause.source() {
-        cause = beneath;
-    }
-    cause
 }
 
 /// Rings at most once in [`ALARM_INTERVAL`], whichever thread asks.
