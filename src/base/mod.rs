@@ -14,3 +14,4 @@ pub mod limits;
 pub mod names;
 pub mod patience;
 pub mod secret;
+pub mod seldom;
