@@ -13,5 +13,7 @@ pub mod json;
 pub mod limits;
 pub mod names;
 pub mod patience;
+#[cfg(test)]
+pub(crate) mod refusing;
 pub mod secret;
 pub mod seldom;

@@ -307,6 +307,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::base::refusing::Refusing;
 
     fn url(text: &str) -> AdminUrl {
         AdminUrl {
@@ -448,9 +449,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_gateway_that_is_not_there_is_said_with_its_reason() {
-        let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let at = format!("http://{}", free.local_addr().expect("an address"));
-        drop(free);
+        let nobody = Refusing::start();
+        let at = nobody.url();
         let client = client(&at, "s3cret").expect("a client");
         let error = client.call(Method::GET, "/v1/status", None).await;
         let said = error.expect_err("nobody there").to_string();

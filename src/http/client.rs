@@ -238,6 +238,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::base::refusing::Refusing;
 
     /// Long enough for a busy machine; a test that runs into it fails.
     const LONG: Duration = Duration::from_mins(1);
@@ -369,12 +370,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_host_is_named_as_the_cause() {
-        let uri = {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            format!("http://{}/", listener.local_addr().unwrap())
-        };
+        let nobody = Refusing::start();
         let error = Client::plain(PlainHttp::Loopback)
-            .get_json(&uri.parse().unwrap(), 9, soon())
+            .get_json(&nobody.url().parse().unwrap(), 9, soon())
             .await
             .unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");
