@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::circuit::Circuit;
+use super::connect::SendError;
 use super::endpoint::Endpoint;
 use super::options::{Options, Server};
 use super::roster::Roster;
@@ -189,6 +190,17 @@ impl Upstream {
         let result = if is_sent { "sent" } else { "over_budget" };
         let labels = [self.options.name.as_str(), result];
         self.counters.retries.with_label_values(&labels).inc();
+    }
+
+    /// What a try to connect says of the server.
+    pub(super) fn note_connected<T>(&self, endpoint: &Endpoint, connected: &Result<T, SendError>) {
+        let Err(error) = connected else { return };
+        if !error.is_ours() {
+            self.note_failure(endpoint);
+        }
+        if let SendError::Handshake(fault) = error {
+            self.handshake_failed(&endpoint.server, fault);
+        }
     }
 
     /// Tells the operator why TLS to `server` fails; the client is not told.
