@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod backoff;
+pub mod causes;
 pub mod chance;
 pub mod clock;
 pub mod deadline;
@@ -12,4 +13,7 @@ pub mod json;
 pub mod limits;
 pub mod names;
 pub mod patience;
+#[cfg(test)]
+pub(crate) mod refusing;
 pub mod secret;
+pub mod seldom;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::print::harmless;
+use crate::base::causes::root_cause;
 use crate::base::file::read_bounded;
 use crate::base::secret::{ExposeSecret, Secret, secret};
 use crate::http::client::{Client, ClientError, PlainHttp, is_loopback};
@@ -134,15 +135,6 @@ impl AdminError {
             | Self::Refused { .. } => false,
         }
     }
-}
-
-/// The innermost reason: hyper's own words say only that connecting failed.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// The words of a problem document (RFC 9457).
@@ -326,6 +318,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::base::refusing::Refusing;
 
     fn url(text: &str) -> AdminUrl {
         AdminUrl {
@@ -472,9 +465,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_gateway_that_is_not_there_is_said_with_its_reason() {
-        let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let at = format!("http://{}", free.local_addr().expect("an address"));
-        drop(free);
+        let nobody = Refusing::start();
+        let at = nobody.url();
         let client = client(&at, "s3cret").expect("a client");
         let error = client.call(Method::GET, "/v1/status", None).await;
         let said = error.expect_err("nobody there").to_string();

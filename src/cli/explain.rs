@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 
 use clap::Args;
-use http::header::{AUTHORIZATION, COOKIE, HOST};
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
@@ -16,9 +16,9 @@ use crate::authorize::{Decision, Denied, Pass, Presented, decide};
 use crate::base::clock::{Clock, UnixSeconds};
 use crate::base::json::Node as _;
 use crate::config;
-use crate::http::headers::is_hop_by_hop;
 use crate::plan::{Plan, Route};
 use crate::policy::{self, Auth, Mode, OnStale};
+use crate::proxy::{check_overrides, is_hidden};
 use crate::route::{Found, Host, NormalPath};
 use crate::token::{Places, Reject, parse};
 
@@ -42,7 +42,8 @@ pub(super) struct ExplainArgs {
     /// The request's Host
     #[arg(long, default_value = "localhost")]
     host: String,
-    /// A header of the request, for routes with an expression; may be given several times
+    /// A header of the request, for routes with an expression; may be given several times. It is read as from a stranger, who
+    /// is no trusted proxy
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -201,17 +202,26 @@ struct Seen {
 /// Steps 4 and 5 of the life of a request.
 fn find<'p>(plan: &'p Plan, host: &str, asked: &Asked) -> Result<(&'p Route, Seen), String> {
     let host = Host::parse(host).map_err(|_| "400: the host is not valid".to_owned())?;
-    let path = asked.target.split('?').next().unwrap_or_default();
+    let (path, query) = match asked.target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (&*asked.target, None),
+    };
     let path = NormalPath::parse(path).map_err(|error| format!("400: the path {error}"))?;
     match plan.routes.find(Some(&host), &path, &asked.method) {
-        Ok(Found::Route(route)) => Ok((
-            route,
-            Seen {
-                method: asked.method.clone(),
-                path: path.as_str().to_owned(),
-                host: host.as_str().to_owned(),
-            },
-        )),
+        Ok(Found::Route(route)) => {
+            check_overrides(plan, (Some(&host), &path, query), route).map_err(|failure| {
+                let problem = failure.problem();
+                format!("{}: {}", problem.status.as_u16(), problem.detail)
+            })?;
+            Ok((
+                route,
+                Seen {
+                    method: asked.method.clone(),
+                    path: path.as_str().to_owned(),
+                    host: host.as_str().to_owned(),
+                },
+            ))
+        }
         Ok(Found::Nothing) => Err("404: no route, no service".to_owned()),
         Ok(Found::OtherMethods(methods)) => {
             let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
@@ -233,9 +243,7 @@ fn judge(
     for (name, value) in more {
         headers.append(name, value);
     }
-    let is_hidden = |name: &HeaderName| {
-        *name == HOST || is_hop_by_hop(name) || rehearsal.plan.protected.covers(name)
-    };
+    let is_hidden = |name: &HeaderName| is_hidden(name, &headers, &rehearsal.plan, route, false);
     let request = policy::Request {
         method: seen.method.as_str(),
         path: &seen.path,

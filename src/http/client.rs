@@ -3,7 +3,6 @@
 //! redirects, knows no proxies and keeps no cookies. Requests to services go through `upstream`.
 
 use std::error::Error;
-use std::fmt;
 use std::future::pending;
 use std::net::IpAddr;
 use std::panic::resume_unwind;
@@ -21,6 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use super::client_tls::{self, Files, FilesError};
+use crate::base::causes::Causes;
 
 /// Longest head of an answer, in bytes. The large cookies and policies that some providers send stay
 /// well below.
@@ -92,21 +92,6 @@ pub enum ClientError {
     /// Not 200.
     #[error("status {0} instead of 200")]
     Status(StatusCode),
-}
-
-/// An error with all that lies beneath: `client error (Connect): tcp connect error: refused`.
-struct Causes<'a>(&'a dyn Error);
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
 
 impl Client {
@@ -287,6 +272,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::base::refusing::Refusing;
 
     /// Long enough for a busy machine; a test that runs into it fails.
     const LONG: Duration = Duration::from_mins(1);
@@ -418,12 +404,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_host_is_named_as_the_cause() {
-        let uri = {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            format!("http://{}/", listener.local_addr().unwrap())
-        };
+        let nobody = Refusing::start();
         let error = Client::plain(PlainHttp::Loopback)
-            .get_json(&uri.parse().unwrap(), 9, soon())
+            .get_json(&nobody.url().parse().unwrap(), 9, soon())
             .await
             .unwrap_err();
         assert!(error.to_string().contains("refused"), "{error}");

@@ -21,12 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::addresses::{Addresses, Guest};
-use super::failures::ClientFailures;
 use super::inherited::Inherited;
 use super::options::{Address, Options};
 use super::proxy_protocol::{self, Told};
 use super::serve::{ConnectionFault, Front, serve};
 use crate::base::deadline::Deadlines;
+use crate::base::failures::Failures;
 use crate::http::forwarded::{Peer, is_trusted};
 
 /// An address cannot be listened on.
@@ -103,7 +103,7 @@ struct Members {
     /// None where an address may have any number of connections.
     addresses: Option<Arc<Addresses>>,
     /// None where an address may send any number of wrong tokens.
-    failures: Option<ClientFailures>,
+    failures: Option<Failures>,
 }
 
 /// Opens a listener's sockets, one for each of `threads`. Returns the address with the port that the system chose.
@@ -141,9 +141,7 @@ pub fn inherit_or_bind(
         addresses: options
             .max_connections_per_address
             .map(|max| Arc::new(Addresses::new(max))),
-        failures: options
-            .failure_limit
-            .map(|budget| ClientFailures::new(budget, &options.trusted_proxies)),
+        failures: options.failure_limit.map(Failures::new),
     }));
     let acceptors = sockets
         .into_iter()
@@ -436,7 +434,7 @@ impl Place {
     }
 
     /// Who sends wrong tokens to this listener; None where nobody counts.
-    pub(super) fn failures(&self) -> Option<&ClientFailures> {
+    pub(super) fn failures(&self) -> Option<&Failures> {
         self.seat.crew.0.failures.as_ref()
     }
 }
@@ -560,7 +558,7 @@ mod tests {
             tls: None,
             http2: true,
             proxy_protocol: false,
-            trusted_proxies: vec![],
+            trusted_proxies: [].into(),
             max_connections: 1,
             max_connections_per_address: None,
             max_requests: 1,

@@ -12,8 +12,8 @@ use http::HeaderMap;
 use ipnet::IpNet;
 
 use super::accept::Place;
-use super::failures::ClientFailures;
 use crate::base::deadline::DeadlineHandle;
+use crate::base::failures::Failures;
 use crate::http::forwarded::{self, Peer};
 
 /// One client connection, as the front end sees it.
@@ -29,8 +29,8 @@ pub struct Connection {
     pub body_timeout: Duration,
     /// Least rate of a request's body in bytes a second, beyond that; 0: none.
     pub body_min_rate: u64,
-    /// Empty where the peer is none of them: then nobody asks.
-    trusted_proxies: Box<[IpNet]>,
+    /// None where the peer is none of them: then nobody asks.
+    trusted_proxies: Option<Arc<[IpNet]>>,
     phase: Phase,
     requests: Cell<usize>,
     bodies: Cell<usize>,
@@ -179,9 +179,9 @@ impl Phase {
 
 impl Connection {
     pub(super) fn new(peer: Peer, options: &super::Options, phase: Phase, place: Place) -> Self {
-        let trusted = peer.trusted.then_some(&*options.trusted_proxies);
+        let trusted_proxies = &options.trusted_proxies;
         Self {
-            trusted_proxies: trusted.unwrap_or_default().into(),
+            trusted_proxies: peer.trusted.then(|| Arc::clone(trusted_proxies)),
             peer,
             max_headers: options.max_headers,
             max_body_size: options.max_body_size,
@@ -219,15 +219,17 @@ impl Connection {
         is_free
     }
 
-    /// The client of a request with `headers`, as far as it is proven.
+    /// The client of a request with `headers`, as far as it is proven. None if a trusted proxy does not say who it is.
     #[must_use]
     pub fn client(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        forwarded::client(&self.peer, headers, &self.trusted_proxies)
+        let trusted_proxies = self.trusted_proxies.as_deref().unwrap_or_default();
+        forwarded::client(&self.peer, headers, trusted_proxies)
     }
 
-    /// Who sends wrong tokens to the listener; None where nobody counts.
+    /// Who sends wrong tokens to the listener, by [`Self::client`]: behind a proxy all clients have its address. None where
+    /// nobody counts.
     #[must_use]
-    pub fn failures(&self) -> Option<&ClientFailures> {
+    pub fn failures(&self) -> Option<&Failures> {
         self.place.failures()
     }
 

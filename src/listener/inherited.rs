@@ -60,7 +60,9 @@ fn open(passed: &mut ListenFd, at: usize) -> io::Result<(Address, Listening)> {
     // The crate does not ask whether it listens: with `Accept=yes` it would be one connection.
     let listens = |socket: SockRef<'_>| match socket.is_listener() {
         Ok(true) => socket.set_nonblocking(true),
-        Ok(false) => Err(io::Error::other("it does not listen")),
+        Ok(false) => Err(io::Error::other(
+            "it does not listen; write Accept=no, the default, in its .socket unit",
+        )),
         Err(error) => Err(error),
     };
     if let Ok(Some(socket)) = passed.take_tcp_listener(at) {
@@ -68,12 +70,21 @@ fn open(passed: &mut ListenFd, at: usize) -> io::Result<(Address, Listening)> {
         let address = socket.local_addr()?;
         return Ok((Address::Tcp(address), Listening::Tcp(socket)));
     }
-    let Some(socket) = passed.take_unix_listener(at)? else {
-        return Err(io::Error::other("it is taken already"));
+    let socket = match passed.take_unix_listener(at) {
+        Ok(Some(socket)) => socket,
+        // Each is taken once, so there is always one.
+        Ok(None) => return Err(io::Error::other("it is taken already")),
+        Err(error) => {
+            return Err(io::Error::other(format!(
+                "{error}; of what .socket units open, only ListenStream= is for jotgate"
+            )));
+        }
     };
     listens(SockRef::from(&socket))?;
     match socket.local_addr()?.as_pathname() {
         Some(path) => Ok((Address::Unix(path.to_owned()), Listening::Unix(socket))),
-        None => Err(io::Error::other("it has no path")),
+        None => Err(io::Error::other(
+            "its address has no path; write ListenStream=/run/jotgate.sock in its .socket unit",
+        )),
     }
 }

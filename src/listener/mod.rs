@@ -3,7 +3,6 @@
 mod accept;
 mod addresses;
 mod connection;
-mod failures;
 mod frames;
 mod framing;
 mod inherited;
@@ -16,7 +15,6 @@ pub mod tls;
 
 pub use accept::{Acceptor, Crew, ListenError, ListenerMetrics, bind, inherit_or_bind};
 pub use connection::{Busy, Coming, Connection, MayEnd};
-pub use failures::ClientFailures;
 #[cfg(any(test, fuzzing))]
 pub(crate) use framing::law as framing_law;
 pub use inherited::{InheritError, Inherited};

@@ -32,7 +32,7 @@ pub struct Options {
     /// Whether `trusted_proxies` say by the PROXY protocol whom they speak for, and nobody else is let in. Default false.
     pub proxy_protocol: bool,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are believed. Default: none.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Arc<[IpNet]>,
     /// Most open connections; further ones wait in the kernel's queue. Default 16,384.
     pub max_connections: usize,
     /// Most open connections of one address, trusted proxies excepted; further ones are closed. None, the default: no bound.

@@ -263,7 +263,7 @@ mod tests {
             tls: None,
             http2: true,
             proxy_protocol: false,
-            trusted_proxies: vec![],
+            trusted_proxies: [].into(),
             max_connections: 8,
             max_connections_per_address: None,
             max_requests: 8,

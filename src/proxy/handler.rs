@@ -8,7 +8,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, REFERER, UPGRADE, USER_AGENT};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, ORIGIN, REFERER, UPGRADE, USER_AGENT,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
@@ -26,6 +28,7 @@ use super::revoke::{self, REVOKE_TIMEOUT};
 use super::streams::{Admission, Ended, Terms};
 use super::upgrade;
 use crate::authorize::{Bearer, Decision, Denied, Pass, Presented, decide};
+use crate::base::address::AddressBlock;
 use crate::base::failures::Noted;
 use crate::denylist::{WishRefused, Wisher};
 use crate::http::cors::{Cors, is_preflight};
@@ -79,6 +82,7 @@ impl Front for Worker {
             method: Method::GET,
             version: parts.version,
             is_grpc: false,
+            origin: None,
             waits: false,
             body: Some(body),
             bearer: None,
@@ -99,7 +103,10 @@ struct Exchange<'w> {
     method: Method,
     /// The client's.
     version: Version,
+    /// A call of gRPC is refused in gRPC's words.
     is_grpc: bool,
+    /// Kept for the answer's CORS headers, which depend on it.
+    origin: Option<HeaderValue>,
     /// The client sends its body only when told to (100-continue), and reading it would tell.
     waits: bool,
     /// Until it is sent on.
@@ -110,24 +117,21 @@ struct Exchange<'w> {
 
 impl Exchange<'_> {
     async fn run(mut self, mut parts: Parts) -> Response<ResponseBody> {
-        let is_grpc = is_grpc(&parts.headers);
-        self.is_grpc = is_grpc;
+        self.is_grpc = is_grpc(&parts.headers);
         self.method = parts.method.clone();
         self.waits = parts.headers.contains_key(EXPECT);
-        // Kept for the answer's CORS headers, which depend on what the request said.
-        let origin = parts.headers.get(http::header::ORIGIN).cloned();
+        self.origin = parts.headers.get(ORIGIN).cloned();
         let outcome = match self.admit().and_then(|()| self.read_head(&parts)) {
             Ok(head) => self.authorized(&mut parts, &head).await,
             Err(failure) => Err(Refusal::Failure(failure)),
         };
-        let cors = self.route.and_then(|route| route.cors.as_ref());
         match outcome {
             Ok(Outcome::Service(sent)) => match self.obey(&sent).await {
-                Ok(obeyed) => self.pass_on(sent, obeyed, (cors, origin), is_grpc),
-                Err(failure) => self.refuse(&Refusal::Failure(failure), is_grpc, cors, origin),
+                Ok(obeyed) => self.pass_on(sent, obeyed),
+                Err(failure) => self.refuse(&Refusal::Failure(failure)),
             },
             Ok(Outcome::Own(response)) => self.own(response),
-            Err(refusal) => self.refuse(&refusal, is_grpc, cors, origin),
+            Err(refusal) => self.refuse(&refusal),
         }
     }
 
@@ -187,11 +191,8 @@ impl Exchange<'_> {
         };
         self.route = Some(route);
         self.record.meet(route);
-        for method in request::overrides(parts.uri.query()) {
-            if !matches!(found(&method)?, Found::Route(other) if Arc::ptr_eq(other, route)) {
-                return Err(Failure::MethodAmbiguous);
-            }
-        }
+        let asked = (host.as_ref(), &path, parts.uri.query());
+        request::check_overrides(&self.edition.plan, asked, route)?;
         Ok(Head {
             authority,
             path: path.rewritten(),
@@ -267,9 +268,10 @@ impl Exchange<'_> {
             is_hidden: &is_hidden,
         });
         let shared = &self.worker.shared;
-        let client = self.connection.failures().and_then(|known| {
-            let client = known.client(&self.connection.peer, &parts.headers)?;
-            Some((&known.failures, client))
+        // Where a trusted proxy does not say who the client is, nobody is counted: its own address stands for all of them.
+        let client = self.connection.failures().and_then(|failures| {
+            let client = self.connection.client(&parts.headers)?;
+            Some((failures, AddressBlock::from(client)))
         });
         let mut presented = Presented {
             headers: &parts.headers,
@@ -577,13 +579,7 @@ impl Exchange<'_> {
     }
 
     /// Step 14.
-    fn pass_on(
-        mut self,
-        answered: Answered,
-        obeyed: bool,
-        (cors, origin): (Option<&Cors>, Option<HeaderValue>),
-        is_grpc: bool,
-    ) -> Response<ResponseBody> {
+    fn pass_on(mut self, answered: Answered, obeyed: bool) -> Response<ResponseBody> {
         let Answered {
             sent,
             client,
@@ -605,17 +601,10 @@ impl Exchange<'_> {
         *response.version_mut() = Version::HTTP_11;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if drop_hop_by_hop(response.headers_mut()).is_err() {
-            return self.refuse(
-                &Refusal::Failure(Failure::UpstreamFailed),
-                false,
-                cors,
-                origin,
-            );
+            return self.refuse(&Refusal::Failure(Failure::UpstreamFailed));
         }
         revoke::drop_own_words(response.headers_mut());
-        if let Some(cors) = cors {
-            cors.write(&origin_only(origin), response.headers_mut());
-        }
+        self.write_cors(response.headers_mut());
         if let (true, Some(client)) = (switching, client) {
             let route = self.route.expect("a service has answered");
             let idle_timeout = route.tunnel_idle_timeout;
@@ -637,17 +626,11 @@ impl Exchange<'_> {
             return response.map(|_| ResponseBody::none());
         }
         let record = self.record;
-        let kind = (self.version, is_grpc);
+        let kind = (self.version, self.is_grpc);
         response.map(|body| ResponseBody::service(body, (lease, clock), record, admission, kind))
     }
 
-    fn refuse(
-        mut self,
-        refusal: &Refusal,
-        is_grpc: bool,
-        cors: Option<&Cors>,
-        origin: Option<HeaderValue>,
-    ) -> Response<ResponseBody> {
+    fn refuse(mut self, refusal: &Refusal) -> Response<ResponseBody> {
         let problem = match refusal {
             Refusal::Failure(failure) => {
                 if self.record.code.is_empty() {
@@ -676,7 +659,7 @@ impl Exchange<'_> {
                 denied.problem(&route.access.requirement)
             }
         };
-        let mut response = answer(&problem, is_grpc);
+        let mut response = answer(&problem, self.is_grpc);
         if matches!(refusal, Refusal::Failure(failure) if failure.closes_connection()) {
             response
                 .headers_mut()
@@ -687,10 +670,15 @@ impl Exchange<'_> {
         {
             self.worker.drain.leave(body, self.connection.expect_body());
         }
-        if let Some(cors) = cors {
-            cors.write(&origin_only(origin), response.headers_mut());
-        }
+        self.write_cors(response.headers_mut());
         self.own(response)
+    }
+
+    /// What browsers are told, on routes that tell them anything.
+    fn write_cors(&mut self, headers: &mut HeaderMap) {
+        if let Some(cors) = self.route.and_then(|route| route.cors.as_ref()) {
+            cors.write(&origin_only(self.origin.take()), headers);
+        }
     }
 
     fn own(mut self, mut response: Response<Bytes>) -> Response<ResponseBody> {
@@ -814,10 +802,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn origin_only(origin: Option<HeaderValue>) -> HeaderMap {
-    origin
-        .map(|origin| (http::header::ORIGIN, origin))
-        .into_iter()
-        .collect()
+    origin.map(|origin| (ORIGIN, origin)).into_iter().collect()
 }
 
 #[cfg(test)]
@@ -902,7 +887,7 @@ mod tests {
             tls: None,
             http2: false,
             proxy_protocol: false,
-            trusted_proxies: vec![],
+            trusted_proxies: [].into(),
             max_connections: 8,
             max_connections_per_address: None,
             max_requests: 8,

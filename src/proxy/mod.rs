@@ -17,4 +17,5 @@ mod websocket;
 pub use body::{RequestBody, ResponseBody};
 pub use edition::{Shared, Worker};
 pub use failure::Failure;
+pub(crate) use request::{check_overrides, is_hidden};
 pub use stale::StaleNotice;

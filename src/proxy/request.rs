@@ -19,7 +19,7 @@ use crate::http::headers::{
     connection_options, has_token, is_alias, is_alias_of_framing, is_hop_by_hop, single,
 };
 use crate::plan::{Plan, Route};
-use crate::route::Host;
+use crate::route::{Found, Host, NormalPath};
 use crate::telemetry::trace::Context;
 use crate::token::{Spot, cookies_without, query_without};
 
@@ -64,9 +64,25 @@ pub(super) fn host(authority: Option<&HeaderValue>) -> Result<Option<Host<'_>>, 
         .transpose()
 }
 
+/// Whether the route is also that of each other method which the query names for lenient services.
+pub(crate) fn check_overrides(
+    plan: &Plan,
+    (host, path, query): (Option<&Host<'_>>, &NormalPath<'_>, Option<&str>),
+    route: &Arc<Route>,
+) -> Result<(), Failure> {
+    for method in overrides(query) {
+        match plan.routes.find(host, path, &method) {
+            Ok(Found::Route(other)) if Arc::ptr_eq(other, route) => {}
+            Ok(_) => return Err(Failure::MethodAmbiguous),
+            Err(_) => return Err(Failure::PathAmbiguous),
+        }
+    }
+    Ok(())
+}
+
 /// The methods that the query names for services which take `_method` instead of the request's own: Rails, Spring and
 /// Symfony on POST, others whenever it is there.
-pub(super) fn overrides(query: Option<&str>) -> impl Iterator<Item = Method> + '_ {
+fn overrides(query: Option<&str>) -> impl Iterator<Item = Method> + '_ {
     query
         .unwrap_or_default()
         .split(['&', ';'])
@@ -254,7 +270,7 @@ fn is_dropped(name: &HeaderName, outgoing: &Outgoing<'_>) -> bool {
 }
 
 /// Whether the service will not see this header as it came, so that no expression may rest on it.
-pub(super) fn is_hidden(
+pub(crate) fn is_hidden(
     name: &HeaderName,
     headers: &HeaderMap,
     plan: &Plan,

@@ -96,17 +96,24 @@ where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(ANSWER_HEADERS_MAX)
-        .max_header_size(ANSWER_HEAD_BYTES_MAX)
-        // Also the largest piece of a body, which waits as a whole for a client that does not read.
-        .max_buf_size(ANSWER_HEAD_BYTES_MAX)
+    let (sender, connection) = http1_builder()
         .handshake(ServiceIo::new(stream, place))
         .await
         .map_err(SendError::NoAnswer)?;
     // Its error is also the answer to the request in flight.
     spawn_local(async { drop(connection.with_upgrades().await) });
     Ok(sender)
+}
+
+/// With the bounds of every answer.
+pub(super) fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(ANSWER_HEADERS_MAX)
+        .max_header_size(ANSWER_HEAD_BYTES_MAX)
+        // Also the largest piece of a body, which waits as a whole for a client that does not read.
+        .max_buf_size(ANSWER_HEAD_BYTES_MAX);
+    builder
 }
 
 /// HTTP/2 over a new connection, and why its TLS broke, as soon as it does.
@@ -137,16 +144,23 @@ where
 {
     let io = ServiceIo::new(stream, place);
     let fault = io.fault();
-    let (sender, connection) = http2::Builder::new(LocalExecutor)
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+    let (sender, connection) = http2_builder(LocalExecutor)
         .handshake(io)
         .await
         .map_err(SendError::NoAnswer)?;
     spawn_local(async { drop(connection.await) });
     Ok((sender, fault))
+}
+
+/// With the bounds of every answer. `executor` runs what the connection needs beside itself.
+pub(super) fn http2_builder<E: Clone>(executor: E) -> http2::Builder<E> {
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_header_list_size(u32::try_from(ANSWER_HEAD_BYTES_MAX).unwrap_or(u32::MAX));
+    builder
 }
 
 pub(super) async fn unix(path: &Path) -> Result<UnixStream, SendError> {

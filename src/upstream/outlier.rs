@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::service::Upstream;
+use crate::base::clock::millis;
 
 /// `upstreams[].outlier`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Upstream {
         if endpoint.is_ejected(now_ms) || !self.may_eject(endpoint, now_ms) {
             return;
         }
-        let first_ms = ms(outlier.eject_for);
+        let first_ms = millis(outlier.eject_for);
         let back_ms = now_ms.saturating_sub(endpoint.ejected_until_ms.load(Ordering::Relaxed));
         let is_forgotten = back_ms >= first_ms.saturating_mul(u64::from(TIMES_MAX));
         let before = if is_forgotten {
@@ -82,10 +83,6 @@ impl Upstream {
         let share_max = usize::try_from(self.options.outlier.max_ejected).unwrap_or(usize::MAX);
         !is_last && (ejected == 1 || ejected * 100 <= endpoints.len() * share_max)
     }
-}
-
-pub(super) fn ms(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

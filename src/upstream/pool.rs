@@ -196,14 +196,7 @@ where
             .within(self.options().connect_timeout, connecting)
             .await
             .unwrap_or(Err(SendError::ConnectTimeout));
-        if let Err(error) = &connected {
-            if !error.is_ours() {
-                self.upstream.note_failure(&home.endpoint);
-            }
-            if let SendError::Handshake(fault) = error {
-                self.upstream.handshake_failed(&home.endpoint.server, fault);
-            }
-        }
+        self.upstream.note_connected(&home.endpoint, &connected);
         connected
     }
 
@@ -246,34 +239,21 @@ where
         spawn_local(async move {
             let span = upstream.options.connect_timeout;
             let connecting = Box::pin(connect::http2(&home.endpoint, place));
-            let outcome = deadlines.within(span, connecting).await;
-            let is_to_blame = match &outcome {
-                Ok(Ok(_)) => false,
-                Ok(Err(error)) => !error.is_ours(),
-                Err(_) => true,
-            };
-            if is_to_blame {
-                upstream.note_failure(&home.endpoint);
-            }
-            let connected = match outcome {
-                Ok(Ok(connected)) => Ok(connected),
-                Ok(Err(SendError::Connect(error))) => Err(Unconnected::Connect(error.kind())),
-                Ok(Err(SendError::Handshake(error))) => {
-                    upstream.handshake_failed(&home.endpoint.server, &error);
-                    Err(Unconnected::Handshake(error.kind()))
-                }
-                Ok(Err(SendError::NoAnswer(_))) => {
-                    Err(Unconnected::Connect(io::ErrorKind::ConnectionReset))
-                }
+            let connected = deadlines
+                .within(span, connecting)
+                .await
+                .unwrap_or(Err(SendError::ConnectTimeout));
+            upstream.note_connected(&home.endpoint, &connected);
+            let connected = connected.map_err(|error| match error {
+                SendError::Connect(error) => Unconnected::Connect(error.kind()),
+                SendError::Handshake(error) => Unconnected::Handshake(error.kind()),
+                SendError::NoAnswer(_) => Unconnected::Connect(io::ErrorKind::ConnectionReset),
+                SendError::ConnectTimeout
                 // Connecting says nothing else.
-                Ok(Err(
-                    SendError::ConnectTimeout
-                    | SendError::Full
-                    | SendError::NoServer
-                    | SendError::TryTimeout,
-                ))
-                | Err(_) => Err(Unconnected::TimedOut),
-            };
+                | SendError::Full
+                | SendError::NoServer
+                | SendError::TryTimeout => Unconnected::TimedOut,
+            });
             *home.http2.borrow_mut() = match &connected {
                 Ok((sender, tls_fault)) => {
                     Http2::Ready(sender.clone(), tls_fault.clone(), Instant::now())

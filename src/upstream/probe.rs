@@ -6,19 +6,19 @@ use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body_util::Empty;
-use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::select;
 
-use super::connect::{SendError, encrypted, tcp, unix};
+use super::connect::{SendError, encrypted, http1_builder, http2_builder, tcp, unix};
 use super::endpoint::Endpoint;
 use super::options::Server;
 
 /// What the service's log shows.
 const AGENT: HeaderValue = HeaderValue::from_static("jotgate-health-check");
 
-/// Asks a server for `path` as requests are sent to it, over TLS or HTTP/2 where they are, and waits for the head of the
+/// Asks a server for `path` as requests are sent to it, over TLS or HTTP/2 where they are, within the bounds of their
+/// answers, and waits for the head of the
 /// answer; the caller bounds the time. Runs on any thread.
 pub async fn probe(endpoint: &Endpoint, http2: bool, path: &str) -> Result<StatusCode, SendError> {
     let address = endpoint.address;
@@ -47,7 +47,7 @@ where
     let request = request(&endpoint.server, http2, path);
     let io = TokioIo::new(stream);
     let response = if http2 {
-        let connected = http2::handshake(TokioExecutor::new(), io).await;
+        let connected = http2_builder(TokioExecutor::new()).handshake(io).await;
         let (mut sender, connection) = connected.map_err(SendError::NoAnswer)?;
         let mut asking = pin!(sender.send_request(request));
         select! {
@@ -56,7 +56,7 @@ where
             _ = connection => asking.await,
         }
     } else {
-        let connected = http1::handshake(io).await;
+        let connected = http1_builder().handshake(io).await;
         let (mut sender, connection) = connected.map_err(SendError::NoAnswer)?;
         let mut asking = pin!(sender.send_request(request));
         select! {
@@ -91,6 +91,9 @@ fn request(server: &Server, http2: bool, path: &str) -> Request<Empty<Bytes>> {
 mod tests {
     use std::path::PathBuf;
 
+    use http::Response;
+    use hyper::server::conn::http2;
+    use hyper::service::service_fn;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::UnixListener;
 
@@ -122,6 +125,41 @@ mod tests {
         assert_eq!(verdict.unwrap(), 204);
         let (_, verdict) = checked(folder.path().join("b"), "").await;
         assert!(matches!(verdict, Err(SendError::NoAnswer(_))));
+    }
+
+    /// Lines that only jotgate's own bounds let pass: those of hyper are lower, and so would a good answer be a failure.
+    #[tokio::test]
+    async fn an_answer_may_have_as_many_lines_as_one_to_a_request() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, lines, is_well) in [("a", 150, true), ("b", 256, true), ("c", 257, false)] {
+            let answer = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(lines));
+            let (_, verdict) = checked(folder.path().join(name), &answer).await;
+            assert_eq!(verdict.is_ok(), is_well, "{lines}: {verdict:?}");
+        }
+    }
+
+    /// The same over HTTP/2, which counts bytes.
+    #[tokio::test]
+    async fn a_head_may_be_as_large_as_one_to_a_request() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes, is_well) in [("a", 40 * 1024, true), ("b", 80 * 1024, false)] {
+            let path = folder.path().join(name);
+            let listener = UnixListener::bind(&path).unwrap();
+            let serving = tokio::spawn(async move {
+                let (stream, _) = listener.accept().await.unwrap();
+                let answer = move |_| {
+                    let answer = Response::builder().header("x", "y".repeat(bytes));
+                    std::future::ready(answer.body(Empty::<Bytes>::new()))
+                };
+                let builder = http2::Builder::new(TokioExecutor::new());
+                let serving = builder.serve_connection(TokioIo::new(stream), service_fn(answer));
+                drop(serving.await);
+            });
+            let endpoint = Endpoint::new(0, Server::Unix(path), None);
+            let verdict = probe(&endpoint, true, "/").await;
+            assert_eq!(verdict.is_ok(), is_well, "{bytes}: {verdict:?}");
+            serving.abort();
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::connect::SendError;
 use super::io::TlsFault;
 use super::pool::{Connections, Http2, Lease, Load, Pool, Sent};
 use super::retry::Retries;
+use crate::base::causes::causes;
 use crate::base::deadline::Elapsed;
 use crate::http::headers::JOTGATE_REVOKE;
 
@@ -319,14 +320,9 @@ fn is_silence(error: &hyper::Error) -> bool {
 
 /// Of the connection beneath, if it was that which failed.
 fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
-    let mut beneath = std::error::Error::source(error);
-    while let Some(cause) = beneath {
-        if let Some(error) = cause.downcast_ref::<io::Error>() {
-            return Some(error.kind());
-        }
-        beneath = cause.source();
-    }
-    None
+    causes(error)
+        .find_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(io::Error::kind)
 }
 
 /// Safe, so that asking twice does no more than asking once, and without a body that is half sent.

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,10 +11,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::circuit::Circuit;
+use super::connect::SendError;
 use super::endpoint::Endpoint;
 use super::options::{Options, Server};
-use super::outlier::ms;
 use super::roster::Roster;
+use crate::base::causes::root_cause;
+use crate::base::clock::millis;
+use crate::base::seldom::Seldom;
 use crate::telemetry::metrics::Metrics;
 
 /// How long an upstream's failed handshakes are silent after one was told. A service that is not who it should be fails each
@@ -38,7 +40,7 @@ pub struct Upstream {
     pub(super) circuit: Circuit,
     /// Whoever has it ejects a server. Nobody waits for it.
     pub(super) ejecting: Mutex<()>,
-    alarm: Alarm,
+    alarm: Seldom,
 }
 
 #[derive(Debug)]
@@ -94,13 +96,13 @@ impl Upstream {
             born: Instant::now(),
             circuit: Circuit::default(),
             ejecting: Mutex::new(()),
-            alarm: Alarm::new(Instant::now()),
+            alarm: Seldom::new(ALARM_INTERVAL),
         }
     }
 
     /// Milliseconds since it was made.
     pub(super) fn now_ms(&self) -> u64 {
-        ms(self.born.elapsed())
+        millis(self.born.elapsed())
     }
 
     /// Its servers now, and how they fare.
@@ -190,64 +192,24 @@ impl Upstream {
         self.counters.retries.with_label_values(&labels).inc();
     }
 
+    /// What a try to connect says of the server.
+    pub(super) fn note_connected<T>(&self, endpoint: &Endpoint, connected: &Result<T, SendError>) {
+        let Err(error) = connected else { return };
+        if !error.is_ours() {
+            self.note_failure(endpoint);
+        }
+        if let SendError::Handshake(fault) = error {
+            self.handshake_failed(&endpoint.server, fault);
+        }
+    }
+
     /// Tells the operator why TLS to `server` fails; the client is not told.
     pub(super) fn handshake_failed(&self, server: &Server, error: &(dyn Error + 'static)) {
         let (upstream, cause) = (&self.options.name, root_cause(error));
-        if self.alarm.rings(Instant::now()) {
+        if self.alarm.is_due(self.now_ms()) {
             tracing::warn!(%upstream, %server, error = %cause, "TLS to a service failed; more of this upstream within a minute is not told");
         } else {
             tracing::debug!(%upstream, %server, error = %cause, "TLS to a service failed");
         }
-    }
-}
-
-fn root_cause<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
-    let mut cause = error;
-    while let Some(beneath) = cause.source() {
-        cause = beneath;
-    }
-    cause
-}
-
-/// Rings at most once in [`ALARM_INTERVAL`], whichever thread asks.
-#[derive(Debug)]
-struct Alarm {
-    born: Instant,
-    /// Since `born`, in milliseconds.
-    silent_until_ms: AtomicU64,
-}
-
-impl Alarm {
-    const fn new(born: Instant) -> Self {
-        Self {
-            born,
-            silent_until_ms: AtomicU64::new(0),
-        }
-    }
-
-    fn rings(&self, now: Instant) -> bool {
-        let now_ms = ms(now.duration_since(self.born));
-        let next = now_ms.saturating_add(ms(ALARM_INTERVAL));
-        self.silent_until_ms
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
-                (now_ms >= until).then_some(next)
-            })
-            .is_ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_alarm_rings_once_in_its_interval() {
-        let born = Instant::now();
-        let alarm = Alarm::new(born);
-        let rings = |ms| alarm.rings(born + Duration::from_millis(ms));
-        assert!(rings(10));
-        assert!(!rings(10) && !rings(60_009));
-        assert!(rings(60_010));
-        assert!(!rings(60_011));
     }
 }

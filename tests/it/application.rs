@@ -159,6 +159,31 @@ async fn a_trusted_service_ends_a_session_or_a_user_by_its_answer() {
 }
 
 #[tokio::test]
+async fn a_word_in_an_answer_that_would_be_retried_is_obeyed() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let gateway = Setup::new(&issuer, &upstream)
+        .section(format!(
+            "[[upstreams]]\nname = \"retried\"\nservers = [\"{}\"]\nretries = {{}}",
+            upstream.url()
+        ))
+        .route("path = \"/special\"\nupstream = \"retried\"\ntrust_revoke_header = true")
+        .start()
+        .await;
+    let token = issuer.token("alice").sid("s1").sign();
+    let ask = async |reply| {
+        upstream.reply(reply);
+        gateway.get("/special").bearer(&token).await.verdict()
+    };
+    assert_eq!(ask(Reply::status(503)).await, "200");
+    assert_eq!(upstream.count(), 2, "the second time it was well");
+    let ends = Reply::status(503).with_header("Jotgate-Revoke", "session");
+    assert_eq!(ask(ends).await, "503", "the service's own");
+    assert_eq!(upstream.count(), 3);
+    assert_eq!(ask(Reply::Fine).await, "401 revoked");
+    assert_eq!(upstream.count(), 3);
+}
+
+#[tokio::test]
 async fn a_trusted_service_ends_all_other_sessions_of_the_user() {
     let scene = scene("trust_revoke_header = true").await;
     let (here, there) = (scene.token("alice", "here"), scene.token("alice", "there"));

@@ -151,3 +151,64 @@ async fn check_shows_it_and_explain_tries_it_out() {
     assert!(said.contains("403 expression_failed"), "{said}");
     assert_eq!(upstream.count(), 0);
 }
+
+#[tokio::test]
+async fn explain_reads_a_request_as_the_gateway_does() {
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let route = |methods: &str, name: &str, expression: &str| {
+        format!("name = \"{methods}\"\npath = \"/{name}\"\nmethods = [\"{methods}\"]\n{expression}")
+    };
+    let tells = |name: &str| format!("expression = \"request.headers['{name}'] == 'shop'\"");
+    let setup = Setup::new(&issuer, &upstream)
+        .catch_all(tells("x-tenant"))
+        .route(format!(
+            "name = \"proxied\"\npath = \"/proxied\"\n{}",
+            tells("x-forwarded-for")
+        ))
+        .route(route("POST", "orders", ""))
+        .route(route("DELETE", "orders", "auth = \"public\""));
+    let (_folder, file) = process::config_file(&setup.text());
+    let environment = setup.environment().to_vec();
+    let gateway = setup.start().await;
+    // Its clock is not the machine's.
+    let sent = issuer.token("alice").sign();
+    let token = issuer.token("alice").issued(Clock::system().now().0).sign();
+    // The same request is asked about, and sent.
+    let both = async |request: &str, headers: &[&str]| {
+        let mut args = vec!["explain", "--config", process::text(&file)];
+        args.extend(["--token", &*token, "--request", request]);
+        args.extend(headers.iter().flat_map(|header| ["--header", header]));
+        let explained = process::run(&args, &environment).await;
+        let more: String = headers.iter().flat_map(|line| [*line, "\r\n"]).collect();
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {sent}\r\n{more}Connection: close\r\n\r\n"
+        );
+        let status = raw::status(&raw::exchange(gateway.address(), head).await);
+        (explained.status.code(), explained.stdout, status)
+    };
+    let tenant = "X-Tenant: shop";
+    for (request, headers, word, status) in [
+        ("GET /", &[tenant][..], "passes", 200),
+        (
+            "GET /",
+            &[tenant, "Connection: x-tenant"],
+            "403 expression_failed",
+            403,
+        ),
+        (
+            "GET /proxied",
+            &["X-Forwarded-For: shop"],
+            "403 expression_failed",
+            403,
+        ),
+        ("POST /orders", &[], "passes", 200),
+        ("POST /orders?_method=post", &[], "passes", 200),
+        ("POST /orders?_method=DELETE", &[], "400: ", 400),
+    ] {
+        let (code, said, got) = both(request, headers).await;
+        assert!(said.contains(word), "{request} {headers:?}: {said}");
+        let expected = (Some(i32::from(status != 200)), status);
+        assert_eq!((code, got), expected, "{request} {headers:?}: {said}");
+    }
+    assert_eq!(upstream.count(), 3);
+}

@@ -18,6 +18,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 
+use crate::support::upstream::RawUpstream;
 use crate::support::{Gateway, Issuer, Setup, Upstream, within};
 
 struct Scene {
@@ -197,6 +198,30 @@ async fn a_missing_scope_is_permission_denied_and_a_revoked_token_unauthenticate
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_passed_on_is_refused_in_the_words_of_the_call() {
+    let unreadable = "HTTP/1.1 200 OK\r\nconnection: a b\r\ncontent-length: 0\r\n\r\n";
+    let service = RawUpstream::start(unreadable, false).await;
+    let gateway = Setup::balanced(&[service.url()], "").start().await;
+    let call = async |kind: &str| {
+        let request = gateway.post("/shop.Orders/Put").h2();
+        request.header("content-type", kind).await
+    };
+    let answer = call("application/grpc").await;
+    let unavailable = (200, Some("14"), Some("upstream_failed"));
+    assert_eq!(
+        (
+            answer.status(),
+            answer.header("grpc-status"),
+            answer.header("grpc-message")
+        ),
+        unavailable
+    );
+    let other = call("application/json").await;
+    assert_eq!(other.verdict(), "502 upstream_failed");
+    assert_eq!(service.heads().len(), 2);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use super::support::authority::{Authority, quoted};
 use super::support::cut::Cable;
 use super::support::redis::Redis;
+use super::support::upstream::Refusing;
 use super::support::within;
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -624,12 +625,10 @@ async fn a_socket_and_a_database_lead_to_the_same_server() {
 async fn sentinels_lead_to_the_primary() {
     let primary = Redis::with(&["--requirepass", "pw"]).await;
     let sentinel = Redis::sentinel(&primary, "mymaster").await;
-    // The first one is gone.
-    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let gone = gone.local_addr().expect("an address");
+    let gone = Refusing::start();
     let by = |service: &str| Options {
         place: Place::Sentinels {
-            at: vec![peer(gone), peer(sentinel.address())],
+            at: vec![peer(gone.address()), peer(sentinel.address())],
             service: service.into(),
         },
         login: Some(login(None, "pw")),

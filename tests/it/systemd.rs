@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixDatagram, UnixStream};
@@ -190,7 +192,19 @@ async fn a_passed_socket_that_nothing_serves_refuses_the_start() {
     let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut refused = Process::activated(&setup, datagrams.into());
     assert_eq!(refused.ended().await.code(), Some(1));
-    refused.line(&["file descriptor 3 of LISTEN_FDS"]).await;
+    let cure = "only ListenStream= is for jotgate";
+    refused
+        .line(&["file descriptor 3 of LISTEN_FDS", cure])
+        .await;
+
+    let name = format!("jotgate-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let pathless = UnixListener::bind_addr(&address).unwrap();
+    let mut refused = Process::activated(&setup, pathless.into());
+    assert_eq!(refused.ended().await.code(), Some(1));
+    refused
+        .line(&["file descriptor 3", "has no path; write ListenStream=/"])
+        .await;
 
     // With `Accept=yes` systemd passes one connection.
     let (socket, _) = passed();
@@ -198,7 +212,7 @@ async fn a_passed_socket_that_nothing_serves_refuses_the_start() {
     let mut refused = Process::activated(&setup, connection.into());
     assert_eq!(refused.ended().await.code(), Some(1));
     refused
-        .line(&["file descriptor 3", "does not listen"])
+        .line(&["file descriptor 3", "does not listen; write Accept=no"])
         .await;
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -96,7 +97,7 @@ fn options(raw: &raw::Listener, at: &KeyPath, check: &mut Check<'_>) -> Option<O
         )
         .and_then(|text| address(&at.key("address"), text, check));
     let proxies = at.key("trusted_proxies");
-    let trusted_proxies: Vec<IpNet> = raw
+    let trusted_proxies: Arc<[IpNet]> = raw
         .trusted_proxies
         .iter()
         .flat_map(raw::List::iter)

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::base::clock::ClockHand;
 use crate::base::limits::JWKS_BYTES_MAX;
+use crate::base::refusing::Refusing;
 use crate::base::secret::secret;
 use crate::http::client_tls::Files;
 use crate::identity::{HeaderMap, OnUnmappable};
@@ -481,11 +482,8 @@ async fn a_dead_provider_harms_no_other_issuer() {
 async fn keys_that_nobody_confirms_become_stale() {
     let key = Pair::new("a");
     let folder = tempfile::tempdir().unwrap();
-    // Nobody listens there any more.
-    let url = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        format!("http://{}/keys", listener.local_addr().unwrap())
-    };
+    let nobody = Refusing::start();
+    let url = format!("{}/keys", nobody.url());
     let settings = issuer(KeySource::Url(url.parse().unwrap()));
     let cache = Cache::new(folder.path(), &settings.rules.issuer, &url);
     let good_at = NOW.minus(23 * HOUR);

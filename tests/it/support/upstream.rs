@@ -637,9 +637,13 @@ impl Refusing {
         Self(socket)
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub(crate) fn address(&self) -> SocketAddr {
         let address = self.0.local_addr().expect("an address");
-        format!("http://{}", address.as_socket().expect("one of IPv4"))
+        address.as_socket().expect("one of IPv4")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address())
     }
 
     pub(crate) fn revive(self) -> Upstream {
