@@ -279,6 +279,46 @@ async fn the_command_line_shows_a_revocation_arriving() {
 }
 
 #[tokio::test]
+async fn a_name_that_two_gateways_have_is_pending_until_one_is_gone() {
+    let (scene, redis) = (Scene::new().await, Redis::start().await);
+    let near = scene.diskless(redis.address(), "near").await;
+    let first = scene.diskless(redis.address(), "twin").await;
+    let second = scene.diskless(redis.address(), "twin").await;
+    for member in [&near, &first, &second] {
+        member.is_ready().await;
+    }
+    for twin in [&first, &second] {
+        twin.process.line(&["has the same name", "twin"]).await;
+    }
+    let state = async || {
+        let status = near.ask("GET", "/v1/status", None).await.json();
+        let members = status["fleet"]["members"].as_array().cloned();
+        let mut members = members.unwrap_or_default().into_iter();
+        members
+            .find(|member| member["name"] == "twin")
+            .map(|member| member["state"].clone())
+    };
+    eventually("the name to be seen as shared", async || {
+        (state().await == Some(json!("shares_name"))).then_some(())
+    })
+    .await;
+    let wait = json!({"wait": "fleet", "timeout": "300ms"});
+    let answer = near.revoke(&scene, "alice", wait.clone()).await;
+    assert_eq!(answer.status(), 202);
+    assert_eq!(answer.json()["fleet"]["pending"], json!(["twin"]));
+    let answer = first.revoke(&scene, "anna", wait.clone()).await;
+    assert_eq!(answer.json()["fleet"]["pending"], json!(["twin"]));
+
+    drop(second);
+    eventually("the name to be one gateway's own", async || {
+        (state().await == Some(json!("in_sync"))).then_some(())
+    })
+    .await;
+    let answer = near.revoke(&scene, "bob", json!({"wait": "fleet"})).await;
+    assert_eq!(answer.status(), 200, "{}", answer.json());
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_cut_off_says_503_in_time_and_is_well_again_soon() {
     let (scene, redis) = (Scene::new().await, Redis::start().await);
     let cable = Cable::to(redis.address()).await;

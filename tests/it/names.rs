@@ -12,10 +12,14 @@ const SECOND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// Two services on one port of two addresses of this machine.
 async fn pods() -> (Upstream, Upstream, u16) {
-    let first = Upstream::start().await;
-    let port = first.address().port();
-    let listener = TcpListener::bind((SECOND, port)).await.expect("the port");
-    (first, Upstream::on(listener), port)
+    loop {
+        let first = Upstream::start().await;
+        let port = first.address().port();
+        // Another test may have it on that address.
+        if let Ok(listener) = TcpListener::bind((SECOND, port)).await {
+            return (first, Upstream::on(listener), port);
+        }
+    }
 }
 
 async fn gateway(dns: &Dns, port: u16, lines: &str) -> Gateway {

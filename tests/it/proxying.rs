@@ -682,12 +682,15 @@ async fn an_early_answer_of_the_service_arrives_though_the_body_goes_on() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
         scene.upstream.reply(Reply::Early(413));
         let (frames, body) = mpsc::channel(1);
+        // Slow enough that the client reads its answer before the gateway has read as much as it does of what nobody wants.
         let sending = tokio::spawn(async move {
             while frames
-                .send(Frame::data(Bytes::from_static(CHUNK)))
+                .send(Frame::data(Bytes::from_static(b"chunk")))
                 .await
                 .is_ok()
-            {}
+            {
+                sleep(Duration::from_millis(1)).await;
+            }
         });
         let answer = scene
             .post("/")

@@ -1114,6 +1114,8 @@ fn fleet_member(name: &str, applied_ms: u64) -> Member {
         entries: 1,
         in_sync: true,
         at: NOW,
+        max_staleness: Duration::from_secs(30),
+        shares_name: false,
     }
 }
 

@@ -41,6 +41,8 @@ struct MemberStatus {
     lag_ms: Option<u64>,
     /// Since it said so.
     age_s: u64,
+    /// As configured there.
+    max_staleness_ms: u64,
 }
 
 impl FleetStatus {
@@ -65,22 +67,24 @@ impl FleetStatus {
             refused_rules: view.refused_rules,
             members: members
                 .iter()
-                .map(|member| MemberStatus::of(member, &view, now, fleet.max_staleness()))
+                .map(|member| MemberStatus::of(member, &view, now))
                 .collect(),
         }
     }
 }
 
 impl MemberStatus {
-    fn of(member: &Member, view: &View, now: UnixSeconds, max_staleness: Duration) -> Self {
+    fn of(member: &Member, view: &View, now: UnixSeconds) -> Self {
         let same_run = member.run == view.run;
         let age = now.since(member.at);
         Self {
             name: member.name.clone(),
             version: member.version.clone(),
-            state: if age > max_staleness {
+            state: if age > member.max_staleness {
                 // Whatever it said then.
                 "silent"
+            } else if member.shares_name {
+                "shares_name"
             } else if !same_run {
                 "reconciling"
             } else if member.in_sync {
@@ -92,6 +96,7 @@ impl MemberStatus {
             applied: member.applied.to_string(),
             lag_ms: same_run.then(|| view.last.ms.saturating_sub(member.applied.ms)),
             age_s: age.as_secs(),
+            max_staleness_ms: millis(member.max_staleness),
         }
     }
 }
@@ -169,6 +174,8 @@ mod tests {
             in_sync,
             // The relay's clock is 5 s ahead of ours.
             at: UnixSeconds(NOW.0 + 5 - age_s),
+            max_staleness: Duration::from_secs(30),
+            shares_name: false,
         }
     }
 
@@ -203,6 +210,14 @@ mod tests {
             member("d", "s", 1000, true, 31),
             // It has reported since we looked.
             member("e", "s", 1001, true, 0),
+            Member {
+                shares_name: true,
+                ..member("f", "s", 1000, true, 1)
+            },
+            Member {
+                max_staleness: Duration::from_secs(31),
+                ..member("g", "s", 1000, true, 31)
+            },
         ]);
         let (clock, _) = Clock::manual(NOW);
         let lease = Lease::ended();
@@ -223,6 +238,8 @@ mod tests {
                 ("c", "reconciling", None, 2),
                 ("d", "silent", Some(0), 31),
                 ("e", "in_sync", Some(0), 0),
+                ("f", "shares_name", Some(0), 1),
+                ("g", "in_sync", Some(0), 31),
             ]
         );
     }

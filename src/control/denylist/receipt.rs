@@ -136,9 +136,13 @@ impl Receipt {
         let relayed = target.sequence >= sequence;
         // What is acknowledged is in force here, whatever this gateway has reported of itself.
         let has = |member: &Member| {
-            *member.name == *fleet.name()
-                || relayed && member.run == target.run && member.applied >= target.id
+            let is_this = *member.name == *fleet.name();
+            let has_said = relayed && member.run == target.run && member.applied >= target.id;
+            // Of two with one name, one may not have it.
+            !member.shares_name && (is_this || has_said)
         };
+        let longest = members.iter().map(|member| member.max_staleness).max();
+        let max_staleness = fleet.max_staleness().max(longest.unwrap_or_default());
         let pending: Vec<Box<str>> = members
             .iter()
             .filter(|member| !has(member))
@@ -154,14 +158,14 @@ impl Receipt {
                 Wait::Fleet => relayed && pending.is_empty(),
             },
             relayed,
-            effective_by: relayed.then(|| effective_by(target.at, fleet.max_staleness())),
+            effective_by: relayed.then(|| effective_by(target.at, max_staleness)),
             applied: (of - pending.len(), of),
             pending,
         }
     }
 }
 
-/// Whoever reported before `at` may trust its denylist for `max_staleness`; whoever reports later has read the change first. `at` was cut to
+/// Whoever reported before `at` may trust its denylist for its own `max_staleness`, of which this is the longest; whoever reports later has read the change first. `at` was cut to
 /// whole seconds, so that one more makes it sure.
 fn effective_by(at: UnixSeconds, max_staleness: Duration) -> UnixSeconds {
     let whole = max_staleness.as_secs() + u64::from(max_staleness.subsec_nanos() > 0);
@@ -196,6 +200,8 @@ mod tests {
             entries: 1,
             in_sync: true,
             at: UnixSeconds(100),
+            max_staleness: Duration::from_secs(30),
+            shares_name: false,
         }
     }
 
@@ -296,6 +302,33 @@ mod tests {
             (2, 3),
             "this gateway counts, reported or not"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_with_one_name_nobody_knows_what_both_have() {
+        for (name, of) in [("a", 2), ("b", 2)] {
+            let (fleet, hand) = scene();
+            hand.relayed.send_replace(relayed(7, "s", 6));
+            let mut members = vec![member("a", "s", 6), member("b", "s", 6)];
+            let twin = members.iter_mut().find(|member| *member.name == *name);
+            twin.expect("one of them").shares_name = true;
+            let _answering = answer(hand, vec![members]);
+            let receipt = follow(&fleet, 7, Wait::Fleet, TIMEOUT).await;
+            assert!(!receipt.reached, "{name}");
+            assert_eq!(receipt.pending, [Box::from(name)]);
+            assert_eq!(receipt.applied, (1, of));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_patience_of_the_fleet_counts() {
+        let (fleet, hand) = scene();
+        hand.relayed.send_replace(relayed(7, "s", 6));
+        let mut members = vec![member("a", "s", 6), member("b", "s", 6)];
+        members[1].max_staleness = Duration::from_millis(40_001);
+        hand.show_members(members);
+        let receipt = follow(&fleet, 7, Wait::Relay, TIMEOUT).await;
+        assert_eq!(receipt.effective_by, Some(UnixSeconds(142)));
     }
 
     #[tokio::test(start_paused = true)]

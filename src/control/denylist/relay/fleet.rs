@@ -26,6 +26,10 @@ pub struct Member {
     pub in_sync: bool,
     /// When it said so, by the relay's clock.
     pub at: UnixSeconds,
+    /// How old the proof may be that it is in sync. It may differ while a fleet is configured anew.
+    pub max_staleness: Duration,
+    /// Another gateway has the same name, so that what either says is not known of both.
+    pub shares_name: bool,
 }
 
 /// How far this gateway's own changes have come.
@@ -37,7 +41,7 @@ pub struct Relayed {
     pub run: Run,
     /// They are at or before this entry.
     pub id: EntryId,
-    /// When the last of them was taken by the relay; `effective_by` is this plus `max_staleness`.
+    /// When the last of them was taken by the relay; `effective_by` is this plus the longest `max_staleness`.
     pub at: UnixSeconds,
 }
 
@@ -180,7 +184,7 @@ impl Fleet {
         &self.shared.name
     }
 
-    /// As configured.
+    /// As configured here.
     #[must_use]
     pub fn max_staleness(&self) -> Duration {
         self.shared.max_staleness

@@ -110,13 +110,13 @@ pub trait Link: Send + 'static {
     /// Drops entries before `before` (`XTRIM MINID ~`).
     fn trim(&mut self, before: EntryId) -> impl Future<Output = Result<(), LinkFault>> + Send;
 
-    /// Writes what `member` says of itself (`HSET`), and looks, in this order and on the same server. A server that may not write any more (an
-    /// old master without its replicas, with `min-replicas-to-write`) refuses.
+    /// Writes what `member` says of itself (`HSET`), and looks, in this order and on the same server. Answers also with what was said in this
+    /// name before (`HGET`). A server that may not write any more (an old master without its replicas, with `min-replicas-to-write`) refuses.
     fn report(
         &mut self,
         member: &str,
         payload: Bytes,
-    ) -> impl Future<Output = Result<Sight, LinkFault>> + Send;
+    ) -> impl Future<Output = Result<(Sight, Option<Bytes>), LinkFault>> + Send;
 
     /// What every member said last (`HGETALL`).
     fn members(&mut self)

@@ -34,13 +34,16 @@ impl Members {
         let mut silent = vec![];
         self.reports.clear();
         for (name, payload) in found.into_iter().take(MEMBERS_MAX) {
-            match open_report(&name, &payload, seal) {
-                Some(report) if now.since(report.member.at) < forgotten_after => {
-                    self.reports.push(report);
-                }
-                Some(_) => silent.push(name),
-                // Of another fleet, or a forgery: not ours to forget.
-                None => {}
+            // Of another fleet, or a forgery: not ours to forget.
+            let Some(report) = open_report(&name, &payload, seal) else {
+                continue;
+            };
+            // While it may still trust what it knows, it counts.
+            let lasts = forgotten_after.max(report.member.max_staleness);
+            if now.since(report.member.at) < lasts {
+                self.reports.push(report);
+            } else {
+                silent.push(name);
             }
         }
         self.reports
@@ -126,10 +129,13 @@ mod tests {
             entries: 0,
             in_sync: true,
             at: UnixSeconds(at),
+            max_staleness: Duration::from_secs(30),
+            shares_name: false,
         };
         let report = Report {
             member,
             retention_s: at,
+            instance: 1,
         };
         (name.into(), close_report(&report, &seal()))
     }
@@ -164,6 +170,12 @@ mod tests {
         assert_eq!(silent, [Box::from("c")]);
         assert_eq!(names(&members), [Box::from("a"), Box::from("b")]);
         assert_eq!(members.retention(), Duration::from_secs(999));
+        // It may still trust what it knows.
+        let (_, payload) = report("c", "s", 971);
+        let found = vec![("c".into(), payload)];
+        let forgotten_after = Duration::from_secs(9);
+        let silent = members.take(found, &seal(), UnixSeconds(1000), forgotten_after);
+        assert_eq!((silent.len(), members.count()), (0, 1));
         // A report that was moved to another name is nobody's.
         let (_, payload) = report("a", "s", 999);
         members.take(

@@ -122,6 +122,12 @@ pub struct Relay<C> {
     measured: EntryId,
     /// Whether this gateway ever had something to lose.
     has_state: bool,
+    /// Which process this is: two with one name have different ones.
+    instance: u64,
+    /// When this process first reported, by the relay's clock. What was said in its name before that is of an earlier one.
+    reports_since: Option<UnixSeconds>,
+    /// When somebody else was last seen to report in this gateway's name.
+    twin_seen: Option<BootMillis>,
 }
 
 /// Questions of the relay that wait for the writer: entries of one read.
@@ -181,6 +187,7 @@ impl<C: Carrier> Relay<C> {
         (index, lease): (Arc<Index>, Lease),
         options: Options,
     ) -> Self {
+        let instance = (options.chance)();
         Self {
             carrier,
             seal,
@@ -196,6 +203,9 @@ impl<C: Carrier> Relay<C> {
             lasting: HashMap::new(),
             measured: EntryId::default(),
             has_state: false,
+            instance,
+            reports_since: None,
+            twin_seen: None,
         }
     }
 

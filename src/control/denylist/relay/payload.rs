@@ -2,6 +2,7 @@
 //! itself. Everything is sealed; what does not open, or does not read, is nobody's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::fleet::Member;
 use super::link::{EntryId, Run};
 use super::seal::{Purpose, Seal};
-use crate::base::clock::UnixSeconds;
+use crate::base::clock::{UnixSeconds, millis};
 use crate::control::denylist::log::{decode, encode};
 use crate::control::denylist::record::Record;
 
@@ -51,11 +52,12 @@ pub(super) struct Report {
     pub(super) member: Member,
     /// For how long it needs entries to stay in the stream.
     pub(super) retention_s: u64,
+    /// Which process it is: two with one name have different ones.
+    pub(super) instance: u64,
 }
 
-/// As it is written.
+/// As it is written. Later versions may say more.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Written<'a> {
     name: &'a str,
     version: &'a str,
@@ -65,7 +67,10 @@ struct Written<'a> {
     entries: u64,
     in_sync: bool,
     at: u64,
+    max_staleness_ms: u64,
+    shares_name: bool,
     retention_s: u64,
+    instance: u64,
 }
 
 /// A report, sealed.
@@ -80,7 +85,10 @@ pub(super) fn close_report(report: &Report, seal: &Seal) -> Bytes {
         entries: member.entries,
         in_sync: member.in_sync,
         at: member.at.0,
+        max_staleness_ms: millis(member.max_staleness),
+        shares_name: member.shares_name,
         retention_s: report.retention_s,
+        instance: report.instance,
     };
     let body = serde_json::to_vec(&written).expect("strings and numbers are JSON");
     seal.close(Purpose::Member, &body)
@@ -104,8 +112,11 @@ pub(super) fn open_report(name: &str, payload: &[u8], seal: &Seal) -> Option<Rep
             entries: written.entries,
             in_sync: written.in_sync,
             at: UnixSeconds(written.at),
+            max_staleness: Duration::from_millis(written.max_staleness_ms),
+            shares_name: written.shares_name,
         },
         retention_s: written.retention_s,
+        instance: written.instance,
     })
 }
 
@@ -192,8 +203,11 @@ mod tests {
                 entries: 7,
                 in_sync: true,
                 at: UnixSeconds(8),
+                max_staleness: Duration::from_millis(10),
+                shares_name: true,
             },
             retention_s: 9,
+            instance: 11,
         };
         let closed = close_report(&report, &seal());
         assert_eq!(open_report("a", &closed, &seal()), Some(report));

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fleet::{Member, RelayState};
 use super::link::{Carrier, Entry, EntryId, Link, LinkFault, Run, Sight};
-use super::payload::{self, RULES_MAX, Report};
+use super::payload::{self, RULES_MAX, Report, open_report};
 use super::{Place, Relay};
 use crate::base::backoff::Backoff;
 use crate::base::clock::{UnixSeconds, millis};
@@ -562,6 +562,10 @@ impl<'a, C: Carrier> Session<'a, C> {
             Run::default()
         };
         let now = self.relay.boot();
+        let max_staleness = self.relay.options.max_staleness;
+        // A twin that goes on reports several times in this time.
+        let seen = self.relay.twin_seen;
+        self.relay.twin_seen = seen.filter(|seen| now.since(*seen) < max_staleness);
         let name = self.relay.hand.name();
         let report = Report {
             member: Member {
@@ -572,13 +576,37 @@ impl<'a, C: Carrier> Session<'a, C> {
                 entries: self.relay.index.total() as u64,
                 in_sync: self.relay.lease.holds(now),
                 at: self.server_now(),
+                max_staleness,
+                shares_name: self.relay.twin_seen.is_some(),
             },
             retention_s: (self.relay.options.retention)().as_secs(),
+            instance: self.relay.instance,
         };
         let payload = payload::close_report(&report, &self.relay.seal);
-        let sight = self.link.report(&name, payload).await?;
+        let (sight, before) = self.link.report(&name, payload).await?;
         self.note(&sight);
+        self.look_for_twin(before.as_deref());
         Ok(sight)
+    }
+
+    /// Whether what was said before in this gateway's name was said by this process.
+    fn look_for_twin(&mut self, before: Option<&[u8]>) {
+        let now = self.server_now();
+        let since = *self.relay.reports_since.get_or_insert(now);
+        let name = self.relay.hand.name();
+        let before = before.and_then(|payload| open_report(&name, payload, &self.relay.seal));
+        // An earlier process of this gateway says nothing any more.
+        let is_twin =
+            |before: Report| before.instance != self.relay.instance && before.member.at > since;
+        if before.is_some_and(is_twin) {
+            if self.relay.twin_seen.is_none() {
+                tracing::error!(
+                    %name,
+                    "another gateway of the fleet has the same name, so that nobody can tell what both have applied; set denylist.redis.name on each"
+                );
+            }
+            self.relay.twin_seen = Some(self.relay.boot());
+        }
     }
 
     async fn report_and_renew(&mut self) -> Result<(), Ended> {

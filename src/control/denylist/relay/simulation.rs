@@ -282,10 +282,14 @@ impl Link for SimLink {
             .await
     }
 
-    async fn report(&mut self, member: &str, payload: Bytes) -> Result<Sight, LinkFault> {
+    async fn report(
+        &mut self,
+        member: &str,
+        payload: Bytes,
+    ) -> Result<(Sight, Option<Bytes>), LinkFault> {
         self.ask(|server| {
-            server.data.members.insert(member.into(), payload);
-            server.sight()
+            let before = server.data.members.insert(member.into(), payload);
+            (server.sight(), before)
         })
         .await
     }

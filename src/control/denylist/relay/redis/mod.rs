@@ -231,11 +231,17 @@ impl Link for RedisLink {
         self.done(&trim).await
     }
 
-    async fn report(&mut self, member: &str, payload: Bytes) -> Result<Sight, LinkFault> {
+    async fn report(
+        &mut self,
+        member: &str,
+        payload: Bytes,
+    ) -> Result<(Sight, Option<Bytes>), LinkFault> {
         let mut wire = self.take()?;
         let limit = self.options.command_timeout;
         let rules = &*self.keys.rules;
         let payload: &[u8] = &payload;
+        let mut before = cmd("HGET");
+        before.arg(&*self.keys.members).arg(member);
         let mut write = cmd("HSET");
         write.arg(&*self.keys.members).arg(member).arg(payload);
         let mut set = cmd("XGROUP");
@@ -244,9 +250,9 @@ impl Link for RedisLink {
         groups.arg("GROUPS").arg(rules);
         let [epoch, time, info] = self.rest();
         // In one transaction, so that it is a look at one instant: no `FLUSHALL` between the epoch and the last id.
-        let commands = [write, set, groups, epoch, time, info];
+        let commands = [before, write, set, groups, epoch, time, info];
         let mut answers = wire.all(commands.clone(), ANSWER_BYTES_MAX, limit).await?;
-        if answers[1].is_err() {
+        if answers[2].is_err() {
             // No group, or no stream.
             let mut make = cmd("XGROUP");
             make.arg("CREATE").arg(rules).arg(TIP);
@@ -258,16 +264,19 @@ impl Link for RedisLink {
                     created?;
                     // The epoch was there and the stream was not: somebody deleted it, or Redis did for room. It is another epoch now,
                     // so that all gateways publish again what they know.
-                    if answers[3].as_ref().is_ok_and(|epoch| *epoch != Value::Nil) {
+                    if answers[4].as_ref().is_ok_and(|epoch| *epoch != Value::Nil) {
                         let mut forget = cmd("DEL");
                         forget.arg(&*self.keys.epoch);
                         wire.one(&forget, ANSWER_BYTES_MAX, limit).await?;
                     }
                 }
             }
+            let [before, ..] = answers;
             answers = wire.all(commands, ANSWER_BYTES_MAX, limit).await?;
+            // Now it is what was written above.
+            answers[0] = before;
         }
-        let [written, set, groups, epoch, time, info] = answers;
+        let [before, written, set, groups, epoch, time, info] = answers;
         written?;
         set?;
         if self.options.replicas_min > 0 {
@@ -280,8 +289,9 @@ impl Link for RedisLink {
         }
         let last = reply::tip(groups?, TIP).ok_or_else(|| reply::odd("XINFO GROUPS"))?;
         let sight = reply::sight(&self.run_id, last, epoch, time, info)?;
+        let before = reply::said(before?)?;
         self.wire = Some(wire);
-        Ok(sight)
+        Ok((sight, before))
     }
 
     async fn members(&mut self) -> Result<Vec<(Box<str>, Bytes)>, LinkFault> {

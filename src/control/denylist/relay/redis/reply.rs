@@ -190,6 +190,15 @@ fn exactly<const N: usize>(value: Value) -> Option<[Value; N]> {
     list(value)?.try_into().ok()
 }
 
+/// What one member said, by `HGET`.
+pub(super) fn said(answer: Value) -> Result<Option<Bytes>, LinkFault> {
+    match answer {
+        Value::BulkString(payload) => Ok(Some(payload.into())),
+        Value::Nil => Ok(None),
+        _ => Err(odd("HGET")),
+    }
+}
+
 /// Members by `HGETALL`, without those whose name nobody could have.
 pub(super) fn members(answer: Value) -> Result<Vec<(Box<str>, Bytes)>, LinkFault> {
     let pairs = pairs(answer).ok_or_else(|| odd("HGETALL"))?;
