@@ -7,6 +7,7 @@ use http::Version;
 use http_body_util::BodyExt as _;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use crate::support::client::{Answer, Connection, Request};
 use crate::support::raw::{self, Raw};
