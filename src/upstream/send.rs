@@ -316,6 +316,8 @@ fn is_silence(error: &hyper::Error) -> bool {
         || error.is_closed()
         // Over TLS, for many services the end comes without a farewell.
         || io_kind(error) == Some(io::ErrorKind::UnexpectedEof)
+        // Who dies before it has read the request resets the connection.
+        || io_kind(error) == Some(io::ErrorKind::ConnectionReset)
 }
 
 /// Of the connection beneath, if it was that which failed.

@@ -1,5 +1,6 @@
 //! Requests that are sent once more: which, when and how many.
 
+use crate::support::service::RawService;
 use crate::support::upstream::{RawUpstream, Refusing};
 use crate::support::{Gateway, Reply, Setup, Upstream, eventually};
 
@@ -53,6 +54,23 @@ async fn a_bad_answer_is_asked_for_again_elsewhere() {
                 assert_eq!((a.count() + b.count()) as u64, 1 + attempts);
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_gave_no_answer() {
+    for said in ["", "HTTP/1.1 200 O"] {
+        let (dying, service) = (RawService::start().await, Upstream::start().await);
+        let urls = [dying.url(), service.url()];
+        let gateway = Setup::balanced(&urls, "retries = {}").start().await;
+        let death = async {
+            let (mut raw, _) = dying.request().await;
+            raw.send(said).await;
+            raw.reset();
+        };
+        tokio::join!(gateway.serves(2), death);
+        assert_eq!(service.count(), 2, "{said:?}");
+        assert_eq!(retries(&gateway, "sent").await, Some(1));
     }
 }
 
