@@ -160,20 +160,13 @@ pub(super) async fn revoke(
     let client = AdminClient::new(&args.admin)?.with_patience(timeout);
     let mut call = Call::new(&args, now, input)?;
     let is_watched = args.format == Format::Text && args.wait.as_deref() == Some("fleet");
-    if is_watched && let Some(gateways) = gateways(&client).await? {
+    if is_watched && let Some(gateways) = gateways(&client).await {
         // The rest is asked for afterwards.
         call.wait_for("relay");
         let begun = Instant::now();
         let answer = client
             .call(call.method, &call.path, call.body.as_ref())
             .await?;
-        writeln!(out, "{}", call.done)?;
-        // Where it is in force comes below.
-        if let Some(rule) = answer.pointer("/rules/0").and_then(Value::as_object) {
-            let mut rule = rule.clone();
-            rule.remove("applied");
-            print::lines(out, &Value::Object(rule))?;
-        }
         return follow(&client, gateways, &answer, (begun, timeout), out).await;
     }
     let answer = client

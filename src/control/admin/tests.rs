@@ -1106,7 +1106,7 @@ fn fleet_member(name: &str, applied_ms: u64) -> Member {
     Member {
         name: name.into(),
         version: "0.1.0".into(),
-        run: Run::default(),
+        run: played_run(),
         applied: EntryId {
             ms: applied_ms,
             sequence: 0,
@@ -1119,10 +1119,26 @@ fn fleet_member(name: &str, applied_ms: u64) -> Member {
     }
 }
 
+/// Says that "b" is behind, whoever asks.
+fn answer_questions(mut hand: FleetHand) {
+    tokio::spawn(async move {
+        while let Some(question) = hand.asked.recv().await {
+            let _ = question.send(vec![fleet_member("a", 0), fleet_member("b", 0)]);
+        }
+    });
+}
+
+fn played_run() -> Run {
+    Run {
+        server: "s".into(),
+        epoch: "e".into(),
+    }
+}
+
 fn taken(sequence: u64, at_ms: u64) -> Relayed {
     Relayed {
         sequence,
-        run: Run::default(),
+        run: played_run(),
         id: EntryId {
             ms: at_ms,
             sequence: 0,
@@ -1151,6 +1167,7 @@ async fn without_a_log_nothing_is_acknowledged_that_the_relay_did_not_take() {
         .await;
     assert_eq!(check.ok()["denied"], true);
     hand.relayed.send_replace(taken(100, 5));
+    answer_questions(hand);
     let reply = server.revoke("all", user("carol")).await.ok();
     assert_eq!(
         reply["fleet"],
@@ -1210,6 +1227,7 @@ async fn the_fleet_is_waited_for_and_the_answer_says_what_was_reached() {
 async fn a_lift_waits_for_the_relay_as_well() {
     let (fleet, hand) = played_fleet();
     hand.relayed.send_replace(taken(100, 5));
+    answer_questions(hand);
     let server = start_in_fleet(fleet).await;
     let block = json!({"iss": ISSUER, "client_id": "app", "standing": true});
     let made = server.revoke("all", block).await.ok();

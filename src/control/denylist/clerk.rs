@@ -92,8 +92,8 @@ fn order(wish: &Wish, revocations: &Revocations) -> Option<Order> {
 mod tests {
     use tokio::sync::oneshot;
 
-    use super::super::relay::Relayed;
     use super::super::relay::testing::{FleetHand, fleet};
+    use super::super::relay::{Relayed, Run};
     use super::super::service::testing::parts;
     use super::super::service::{Parts, revocations};
     use super::*;
@@ -147,14 +147,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_log_a_logout_waits_for_the_relay() {
-        let (revocations, hand) = scene();
+        let (revocations, mut hand) = scene();
         let began = tokio::time::Instant::now();
         let refused = fulfil(&wish(), &revocations).await;
         assert_eq!(refused, Err(WishRefused::NotRelayed));
         assert_eq!(began.elapsed(), PATIENCE.timeout);
         hand.relayed.send_replace(Relayed {
             sequence: 100,
+            run: Run {
+                server: "s".into(),
+                epoch: "e".into(),
+            },
             ..Relayed::default()
+        });
+        tokio::spawn(async move {
+            while let Some(question) = hand.asked.recv().await {
+                let _ = question.send(vec![]);
+            }
         });
         assert_eq!(fulfil(&wish(), &revocations).await, Ok(()));
         assert_eq!(began.elapsed(), PATIENCE.timeout, "at once");

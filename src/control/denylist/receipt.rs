@@ -60,7 +60,7 @@ pub struct Receipt {
     /// Whether the relay has it.
     pub relayed: bool,
     /// After this instant no gateway lets a token through that the change denies, on routes with `on_stale = "deny"`. Whole seconds,
-    /// rounded up. None: the relay does not have it.
+    /// rounded up. None: the relay does not have it, or nobody asked it who is there.
     pub effective_by: Option<UnixSeconds>,
     /// Gateways on which it is in force, of how many.
     pub applied: (usize, usize),
@@ -76,32 +76,67 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 pub(super) async fn follow(fleet: &Fleet, sequence: u64, wait: Wait, timeout: Duration) -> Receipt {
     let deadline = Instant::now() + timeout;
     let mut relayed = fleet.relayed();
-    let there = |relayed: &Relayed| relayed.sequence >= sequence;
     if wait > Wait::Local {
         // Late or gone, the receipt says what is so.
-        let _ = timeout_at(deadline, relayed.wait_for(there)).await;
+        let _ = timeout_at(deadline, relayed.wait_for(|it| it.has(sequence))).await;
     }
-    if wait < Wait::Fleet || !there(&relayed.borrow()) {
-        let target = relayed.borrow().clone();
-        return Receipt::of(fleet, &target, sequence, wait, &fleet.members());
+    let target = relayed.borrow().clone();
+    if wait == Wait::Local || !target.has(sequence) {
+        return Receipt::of(
+            fleet,
+            &target,
+            sequence,
+            wait,
+            Seen::Before(&fleet.members()),
+        );
+    }
+    if wait == Wait::Relay {
+        // Who may trust an older denylist for how long is known to whoever asks afterwards.
+        return match members_by(fleet, deadline).await {
+            Some(now) => Receipt::of(fleet, &target, sequence, wait, Seen::Now(&now)),
+            None => {
+                let before = fleet.members();
+                Receipt::of(fleet, &target, sequence, wait, Seen::Before(&before))
+            }
+        };
     }
     until_applied(fleet, sequence, deadline, || relayed.borrow().clone()).await
 }
 
+/// The members as they are now. None: the relay was away until the deadline.
+async fn members_by(fleet: &Fleet, deadline: Instant) -> Option<Vec<Member>> {
+    let asking = async {
+        loop {
+            if let Some(members) = fleet.refreshed().await {
+                return members;
+            }
+            sleep(PAUSE_MAX).await;
+        }
+    };
+    timeout_at(deadline, asking).await.ok()
+}
+
 /// How far everything has come that is in force here now: own changes up to `sequence`, and what others wrote.
 pub(super) async fn look(fleet: &Fleet, sequence: u64, at_most: Duration) -> Receipt {
-    let own = fleet.relayed().borrow().clone();
+    let deadline = Instant::now() + at_most;
+    let mut relayed = fleet.relayed();
+    let _ = timeout_at(deadline, relayed.wait_for(|it| it.has(sequence))).await;
+    let mut target = relayed.borrow().clone();
     let view = fleet.view();
-    let mut target = own;
     // What others wrote may stand after it. In another run it was published again, and this gateway has said where.
-    if target.run == view.run || target == Relayed::default() {
-        target.run = view.run.clone();
+    if target.run == view.run {
         target.id = target.id.max(view.applied).max(view.last);
     }
-    if target.sequence < sequence {
-        return Receipt::of(fleet, &target, sequence, Wait::Fleet, &fleet.members());
+    if !target.has(sequence) {
+        let members = fleet.members();
+        return Receipt::of(
+            fleet,
+            &target,
+            sequence,
+            Wait::Fleet,
+            Seen::Before(&members),
+        );
     }
-    let deadline = Instant::now() + at_most;
     until_applied(fleet, sequence, deadline, || target.clone()).await
 }
 
@@ -114,13 +149,20 @@ async fn until_applied(
 ) -> Receipt {
     let mut pause = PAUSE_MIN;
     let mut members = fleet.members().to_vec();
+    let mut is_known = false;
     loop {
         // A relay that is away leaves what was known.
         if let Ok(Some(now)) = timeout_at(deadline, fleet.refreshed()).await {
             members = now;
+            is_known = true;
         }
+        let seen = if is_known {
+            Seen::Now(&members)
+        } else {
+            Seen::Before(&members)
+        };
         // The target anew each time: in another run the change stands elsewhere in the stream.
-        let receipt = Receipt::of(fleet, &target(), sequence, Wait::Fleet, &members);
+        let receipt = Receipt::of(fleet, &target(), sequence, Wait::Fleet, seen);
         let left = deadline.saturating_duration_since(Instant::now());
         if receipt.reached || left.is_zero() {
             return receipt;
@@ -130,10 +172,23 @@ async fn until_applied(
     }
 }
 
+/// The members, …
+#[derive(Clone, Copy)]
+enum Seen<'a> {
+    /// … asked for since the relay has the change: whoever comes later reads it before anything else.
+    Now(&'a [Member]),
+    /// … as they were some time ago. One may have come since, and be patient for longer than the others.
+    Before(&'a [Member]),
+}
+
 impl Receipt {
     /// As it is now.
-    fn of(fleet: &Fleet, target: &Relayed, sequence: u64, wait: Wait, members: &[Member]) -> Self {
-        let relayed = target.sequence >= sequence;
+    fn of(fleet: &Fleet, target: &Relayed, sequence: u64, wait: Wait, seen: Seen<'_>) -> Self {
+        let (members, is_known) = match seen {
+            Seen::Now(members) => (members, true),
+            Seen::Before(members) => (members, false),
+        };
+        let relayed = target.has(sequence);
         // What is acknowledged is in force here, whatever this gateway has reported of itself.
         let has = |member: &Member| {
             let is_this = *member.name == *fleet.name();
@@ -158,7 +213,7 @@ impl Receipt {
                 Wait::Fleet => relayed && pending.is_empty(),
             },
             relayed,
-            effective_by: relayed.then(|| effective_by(target.at, max_staleness)),
+            effective_by: (relayed && is_known).then(|| effective_by(target.at, max_staleness)),
             applied: (of - pending.len(), of),
             pending,
         }
@@ -258,11 +313,41 @@ mod tests {
         });
         sleep(Duration::from_secs(1)).await;
         hand.relayed.send_replace(relayed(7, "s", 6));
+        let asked = answer(hand, vec![vec![member("a", "s", 6), member("b", "s", 5)]]);
         let receipt = waiting.await.expect("no panic");
         assert!(receipt.reached && receipt.relayed);
+        assert_eq!(began.elapsed(), TIMEOUT + Duration::from_secs(1));
         // 100 s, cut, and 30.5 s: before 131.5 s.
         assert_eq!(receipt.effective_by, Some(UnixSeconds(132)));
-        assert_eq!(began.elapsed(), TIMEOUT + Duration::from_secs(1));
+        drop(fleet);
+        assert_eq!(asked.await.expect("no panic"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_knowing_who_is_there_nothing_is_promised() {
+        let (fleet, mut hand) = scene();
+        hand.relayed.send_replace(relayed(7, "s", 6));
+        tokio::spawn(async move { while hand.asked.recv().await.is_some() {} });
+        for wait in [Wait::Local, Wait::Relay, Wait::Fleet] {
+            let receipt = follow(&fleet, 7, wait, TIMEOUT).await;
+            assert!(
+                receipt.relayed && receipt.effective_by.is_none(),
+                "{wait:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_process_has_not_sent_yet_is_not_relayed() {
+        // It was restarted with its log, and the relay is away.
+        let (fleet, _hand) = scene();
+        for receipt in [
+            look(&fleet, 0, TIMEOUT).await,
+            follow(&fleet, 0, Wait::Relay, TIMEOUT).await,
+        ] {
+            assert!(!receipt.relayed && !receipt.reached, "{receipt:?}");
+            assert_eq!(receipt.pending, [Box::from("b")]);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -326,7 +411,7 @@ mod tests {
         hand.relayed.send_replace(relayed(7, "s", 6));
         let mut members = vec![member("a", "s", 6), member("b", "s", 6)];
         members[1].max_staleness = Duration::from_millis(40_001);
-        hand.show_members(members);
+        let _answering = answer(hand, vec![members]);
         let receipt = follow(&fleet, 7, Wait::Relay, TIMEOUT).await;
         assert_eq!(receipt.effective_by, Some(UnixSeconds(142)));
     }

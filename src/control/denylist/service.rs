@@ -72,7 +72,7 @@ struct Shared {
 }
 
 /// How long a look at the fleet takes at most: members report within milliseconds of what they apply, if they are well.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(250);
 
 /// The denylist's face, and its writer, which needs a task.
 #[must_use]
@@ -209,7 +209,10 @@ impl Revocations {
                 })
             })
             .await??;
-        self.acknowledged(written.sequence);
+        // What was only tried out goes to nobody.
+        if written.outcomes.iter().any(|outcome| !outcome.dry_run) {
+            self.acknowledged(written.sequence);
+        }
         Ok(written)
     }
 

@@ -71,7 +71,7 @@ pub fn start(
 struct Delivery {
     settings: Otlp,
     resource: Resource,
-    /// Made with the first batch: it reads files.
+    /// Made with the first batch, and again after a failure: it reads files.
     client: Option<Client>,
     spans: IntCounterVec,
     /// Whether the last batch was lost; said once.
@@ -191,7 +191,12 @@ impl Delivery {
             ANSWER_BYTES_MAX,
             deadline,
         );
-        Ok(sent.await?)
+        let sent = sent.await;
+        if sent.is_err() {
+            // A certificate may have ended; a renewed one counts with the next try.
+            self.client = None;
+        }
+        Ok(sent?)
     }
 }
 

@@ -45,6 +45,14 @@ pub struct Relayed {
     pub at: UnixSeconds,
 }
 
+impl Relayed {
+    /// Whether the change with this sequence is in the stream. In none yet, nothing is, whatever a log holds.
+    #[must_use]
+    pub fn has(&self, sequence: u64) -> bool {
+        self.run != Run::default() && self.sequence >= sequence
+    }
+}
+
 /// What the relay is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RelayState {

@@ -33,11 +33,12 @@ impl Members {
     ) -> Vec<Box<str>> {
         let mut silent = vec![];
         self.reports.clear();
-        for (name, payload) in found.into_iter().take(MEMBERS_MAX) {
-            // Of another fleet, or a forgery: not ours to forget.
-            let Some(report) = open_report(&name, &payload, seal) else {
-                continue;
-            };
+        // Those of another fleet, and forgeries, are not ours to forget.
+        let ours = found.into_iter().filter_map(|(name, payload)| {
+            let report = open_report(&name, &payload, seal)?;
+            Some((name, report))
+        });
+        for (name, report) in ours.take(MEMBERS_MAX) {
             // While it may still trust what it knows, it counts.
             let lasts = forgotten_after.max(report.member.max_staleness);
             if now.since(report.member.at) < lasts {
@@ -68,9 +69,10 @@ impl Members {
         }
     }
 
-    /// Who has not come back by now has left, or is dead.
-    pub(super) fn give_up(&mut self) {
-        self.missed.clear();
+    /// Who has not come back by now has left, or is dead: `own` patience is over after so much waiting, and so is its own.
+    pub(super) fn give_up(&mut self, waited: Duration, own: Duration) {
+        self.missed
+            .retain(|missed| waited < own.max(missed.member.max_staleness));
     }
 
     /// Everybody, those who are there first.
@@ -208,7 +210,9 @@ mod tests {
         assert!(members.has_come_to("b", &run));
         assert_eq!(members.behind(&run, "a"), HashSet::from([Box::from("c")]));
         assert_eq!(members.all().len(), 3, "who is pending is told");
-        members.give_up();
+        members.give_up(Duration::from_secs(29), Duration::from_secs(1));
+        assert_eq!(members.all().len(), 3, "it may still trust what it knows");
+        members.give_up(Duration::from_secs(30), Duration::from_secs(1));
         assert_eq!(names(&members), [Box::from("a"), Box::from("b")]);
     }
 }

@@ -126,8 +126,17 @@ pub struct Relay<C> {
     instance: u64,
     /// When this process first reported, by the relay's clock. What was said in its name before that is of an earlier one.
     reports_since: Option<UnixSeconds>,
-    /// When somebody else was last seen to report in this gateway's name.
-    twin_seen: Option<BootMillis>,
+    /// Somebody else reports in this gateway's name.
+    twin: Option<Twin>,
+}
+
+/// Another gateway with this one's name, as it was last seen.
+#[derive(Clone, Copy, Debug)]
+struct Twin {
+    /// Until then it may trust what it knows.
+    until: BootMillis,
+    /// As configured there, or here if that is longer.
+    max_staleness: Duration,
 }
 
 /// Questions of the relay that wait for the writer: entries of one read.
@@ -205,7 +214,7 @@ impl<C: Carrier> Relay<C> {
             has_state: false,
             instance,
             reports_since: None,
-            twin_seen: None,
+            twin: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the relay writes into Redis: entries of the stream, which are records of the log as they are on disk, and what a member says of
 //! itself. Everything is sealed; what does not open, or does not read, is nobody's.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,10 +60,15 @@ pub(super) struct Report {
 /// As it is written. Later versions may say more.
 #[derive(Serialize, Deserialize)]
 struct Written<'a> {
-    name: &'a str,
-    version: &'a str,
-    server: &'a str,
-    epoch: &'a str,
+    // Whoever writes into Redis says what an epoch is: it may need escapes.
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    version: Cow<'a, str>,
+    #[serde(borrow)]
+    server: Cow<'a, str>,
+    #[serde(borrow)]
+    epoch: Cow<'a, str>,
     applied: (u64, u64),
     entries: u64,
     in_sync: bool,
@@ -77,10 +83,10 @@ struct Written<'a> {
 pub(super) fn close_report(report: &Report, seal: &Seal) -> Bytes {
     let member = &report.member;
     let written = Written {
-        name: &member.name,
-        version: &member.version,
-        server: &member.run.server,
-        epoch: &member.run.epoch,
+        name: Cow::Borrowed(&member.name),
+        version: Cow::Borrowed(&member.version),
+        server: Cow::Borrowed(&member.run.server),
+        epoch: Cow::Borrowed(&member.run.epoch),
         applied: (member.applied.ms, member.applied.sequence),
         entries: member.entries,
         in_sync: member.in_sync,
@@ -197,7 +203,7 @@ mod tests {
                 version: "0.1.0".into(),
                 run: Run {
                     server: "s".into(),
-                    epoch: "e".into(),
+                    epoch: "\"e\\\n".into(),
                 },
                 applied: EntryId { ms: 5, sequence: 6 },
                 entries: 7,

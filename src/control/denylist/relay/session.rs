@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::{Member, RelayState};
 use super::link::{Carrier, Entry, EntryId, Link, LinkFault, Run, Sight};
 use super::payload::{self, RULES_MAX, Report, open_report};
-use super::{Place, Relay};
+use super::{Place, Relay, Twin};
 use crate::base::backoff::Backoff;
 use crate::base::clock::{UnixSeconds, millis};
 use crate::control::denylist::record::{Record, RuleId};
@@ -495,7 +495,7 @@ impl<'a, C: Carrier> Session<'a, C> {
         self.relay.outbox.serve(true);
         let sight = self.link.look().await?;
         self.follow_sight(&sight)?;
-        let at = self.server_now();
+        let at = self.taken_at(sight.last);
         self.relay.note_relayed(sequence, sight.last, at);
         self.relay.view.state = RelayState::Settling;
         tracing::info!(
@@ -532,7 +532,7 @@ impl<'a, C: Carrier> Session<'a, C> {
         let payloads = payload::entries(records, &self.relay.seal);
         let id = self.send(&payloads).await?;
         self.relay.outbox.sent(newest.sequence);
-        let at = self.server_now();
+        let at = self.taken_at(id);
         self.relay.note_relayed(newest.sequence, id, at);
         self.relay.show();
         Ok(())
@@ -562,10 +562,10 @@ impl<'a, C: Carrier> Session<'a, C> {
             Run::default()
         };
         let now = self.relay.boot();
-        let max_staleness = self.relay.options.max_staleness;
-        // A twin that goes on reports several times in this time.
-        let seen = self.relay.twin_seen;
-        self.relay.twin_seen = seen.filter(|seen| now.since(*seen) < max_staleness);
+        self.relay.twin = self.relay.twin.filter(|twin| now < twin.until);
+        let own = self.relay.options.max_staleness;
+        // One report stands for both.
+        let max_staleness = self.relay.twin.map_or(own, |twin| twin.max_staleness);
         let name = self.relay.hand.name();
         let report = Report {
             member: Member {
@@ -577,7 +577,7 @@ impl<'a, C: Carrier> Session<'a, C> {
                 in_sync: self.relay.lease.holds(now),
                 at: self.server_now(),
                 max_staleness,
-                shares_name: self.relay.twin_seen.is_some(),
+                shares_name: self.relay.twin.is_some(),
             },
             retention_s: (self.relay.options.retention)().as_secs(),
             instance: self.relay.instance,
@@ -597,16 +597,22 @@ impl<'a, C: Carrier> Session<'a, C> {
         let before = before.and_then(|payload| open_report(&name, payload, &self.relay.seal));
         // An earlier process of this gateway says nothing any more.
         let is_twin =
-            |before: Report| before.instance != self.relay.instance && before.member.at > since;
-        if before.is_some_and(is_twin) {
-            if self.relay.twin_seen.is_none() {
-                tracing::error!(
-                    %name,
-                    "another gateway of the fleet has the same name, so that nobody can tell what both have applied; set denylist.redis.name on each"
-                );
-            }
-            self.relay.twin_seen = Some(self.relay.boot());
+            |before: &Report| before.instance != self.relay.instance && before.member.at > since;
+        let Some(before) = before.filter(is_twin) else {
+            return;
+        };
+        if self.relay.twin.is_none() {
+            tracing::error!(
+                %name,
+                "another gateway of the fleet has the same name, so that nobody can tell what both have applied; set denylist.redis.name on each"
+            );
         }
+        let own = self.relay.options.max_staleness;
+        let max_staleness = own.max(before.member.max_staleness);
+        self.relay.twin = Some(Twin {
+            until: self.relay.boot().plus(max_staleness),
+            max_staleness,
+        });
     }
 
     async fn report_and_renew(&mut self) -> Result<(), Ended> {
@@ -669,9 +675,7 @@ impl<'a, C: Carrier> Session<'a, C> {
         let is_over = waited >= self.relay.options.max_staleness;
         if is_over {
             place.ripe_ms = 0;
-            self.relay.members.give_up();
         }
-        let place = &mut self.relay.place;
         if is_over && !place.suspects.is_empty() {
             tracing::warn!(
                 gateways = ?place.suspects,
@@ -703,10 +707,17 @@ impl<'a, C: Carrier> Session<'a, C> {
         }
     }
 
+    /// Answers those who ask who is there, all that have asked by now with one look.
     async fn answer(&mut self, question: oneshot::Sender<Vec<Member>>) -> Result<(), Ended> {
+        let mut questions = vec![question];
+        while let Ok(another) = self.relay.hand.asked.try_recv() {
+            questions.push(another);
+        }
         self.look_at_members().await?;
-        // Whoever asked may have gone.
-        let _ = question.send(self.relay.members.all());
+        for question in questions {
+            // Whoever asked may have gone.
+            let _ = question.send(self.relay.members.all());
+        }
         Ok(())
     }
 
@@ -723,6 +734,9 @@ impl<'a, C: Carrier> Session<'a, C> {
         for name in silent {
             self.link.forget(&name).await?;
         }
+        let waited = self.relay.boot().since(self.relay.place.since);
+        let own = self.relay.options.max_staleness;
+        self.relay.members.give_up(waited, own);
         self.relay.hand.show_members(self.relay.members.all());
         Ok(())
     }
@@ -792,7 +806,13 @@ impl<'a, C: Carrier> Session<'a, C> {
             while self.survey.is_none() && self.relay.outbox.records() > 0 {
                 self.publish().await?;
             }
-            self.link.forget(&name).await?;
+            // Somebody may have come in this name.
+            let said = self.link.members().await?;
+            let own = said.iter().find(|(member, _)| *member == name);
+            let own = own.and_then(|(_, said)| open_report(&name, said, &self.relay.seal));
+            if own.is_some_and(|own| own.instance == self.relay.instance) {
+                self.link.forget(&name).await?;
+            }
             Ok::<_, Ended>(())
         };
         // Whatever does not come through is in the log, and told after the next start.
@@ -823,6 +843,11 @@ impl<'a, C: Carrier> Session<'a, C> {
     fn server_now_ms(&self) -> u64 {
         let (ms, at) = self.server_ms;
         ms.saturating_add(self.relay.boot().0.saturating_sub(at.0))
+    }
+
+    /// When the server took an entry: by its id, unless its clock went back since.
+    fn taken_at(&self, id: EntryId) -> UnixSeconds {
+        self.server_now().max(UnixSeconds(id.ms / 1000))
     }
 
     fn server_now(&self) -> UnixSeconds {
