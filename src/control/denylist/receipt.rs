@@ -92,13 +92,10 @@ pub(super) async fn follow(fleet: &Fleet, sequence: u64, wait: Wait, timeout: Du
     }
     if wait == Wait::Relay {
         // Who may trust an older denylist for how long is known to whoever asks afterwards.
-        return match members_by(fleet, deadline).await {
-            Some(now) => Receipt::of(fleet, &target, sequence, wait, Seen::Now(&now)),
-            None => {
-                let before = fleet.members();
-                Receipt::of(fleet, &target, sequence, wait, Seen::Before(&before))
-            }
-        };
+        let now = members_by(fleet, deadline).await;
+        let before = fleet.members();
+        let seen = now.as_deref().map_or(Seen::Before(&before), Seen::Now);
+        return Receipt::of(fleet, &target, sequence, wait, seen);
     }
     until_applied(fleet, sequence, deadline, || relayed.borrow().clone()).await
 }
