@@ -1,11 +1,11 @@
-//! A port where nobody is, for tests.
+//! A port where nobody is, for unit tests and, by its path, for those in `tests/it`.
 
 use std::net::SocketAddr;
 
 use socket2::{Domain, Socket, Type};
 
 /// A port that refuses every connection. It is bound, so that nobody else gets it meanwhile, and never listens.
-pub(crate) struct Refusing(Socket);
+pub(crate) struct Refusing(pub(crate) Socket);
 
 impl Refusing {
     pub(crate) fn start() -> Self {
@@ -15,8 +15,12 @@ impl Refusing {
         Self(socket)
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub(crate) fn address(&self) -> SocketAddr {
         let address = self.0.local_addr().expect("an address");
-        format!("http://{}", address.as_socket().expect("one of IPv4"))
+        address.as_socket().expect("one of IPv4")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address())
     }
 }

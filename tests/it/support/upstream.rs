@@ -15,7 +15,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{HandshakeKind, ServerConfig};
-use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +26,11 @@ use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 
 use super::eventually;
+
+#[path = "../../../src/base/refusing.rs"]
+mod refusing;
+
+pub(crate) use refusing::Refusing;
 
 /// What health checks ask for.
 pub(crate) const CHECK: &str = "/jotgate-check";
@@ -626,26 +630,8 @@ impl RawUpstream {
     }
 }
 
-/// A port that refuses every connection, until a service starts on it.
-pub(crate) struct Refusing(Socket);
-
 impl Refusing {
-    pub(crate) fn start() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        socket.bind(&any.into()).expect("a port");
-        Self(socket)
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        let address = self.0.local_addr().expect("an address");
-        address.as_socket().expect("one of IPv4")
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address())
-    }
-
+    /// A service starts there.
     pub(crate) fn revive(self) -> Upstream {
         self.0.listen(1024).expect("a listener");
         self.0.set_nonblocking(true).expect("O_NONBLOCK");
