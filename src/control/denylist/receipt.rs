@@ -82,20 +82,12 @@ pub(super) async fn follow(fleet: &Fleet, sequence: u64, wait: Wait, timeout: Du
     }
     let target = relayed.borrow().clone();
     if wait == Wait::Local || !target.has(sequence) {
-        return Receipt::of(
-            fleet,
-            &target,
-            sequence,
-            wait,
-            Seen::Before(&fleet.members()),
-        );
+        return Receipt::of(fleet, &target, sequence, wait, None);
     }
     if wait == Wait::Relay {
         // Who may trust an older denylist for how long is known to whoever asks afterwards.
-        let now = members_by(fleet, deadline).await;
-        let before = fleet.members();
-        let seen = now.as_deref().map_or(Seen::Before(&before), Seen::Now);
-        return Receipt::of(fleet, &target, sequence, wait, seen);
+        let asked = members_by(fleet, deadline).await;
+        return Receipt::of(fleet, &target, sequence, wait, asked.as_deref());
     }
     until_applied(fleet, sequence, deadline, || relayed.borrow().clone()).await
 }
@@ -125,14 +117,7 @@ pub(super) async fn look(fleet: &Fleet, sequence: u64, at_most: Duration) -> Rec
         target.id = target.id.max(view.applied).max(view.last);
     }
     if !target.has(sequence) {
-        let members = fleet.members();
-        return Receipt::of(
-            fleet,
-            &target,
-            sequence,
-            Wait::Fleet,
-            Seen::Before(&members),
-        );
+        return Receipt::of(fleet, &target, sequence, Wait::Fleet, None);
     }
     until_applied(fleet, sequence, deadline, || target.clone()).await
 }
@@ -145,21 +130,14 @@ async fn until_applied(
     target: impl Fn() -> Relayed,
 ) -> Receipt {
     let mut pause = PAUSE_MIN;
-    let mut members = fleet.members().to_vec();
-    let mut is_known = false;
+    let mut asked = None;
     loop {
         // A relay that is away leaves what was known.
         if let Ok(Some(now)) = timeout_at(deadline, fleet.refreshed()).await {
-            members = now;
-            is_known = true;
+            asked = Some(now);
         }
-        let seen = if is_known {
-            Seen::Now(&members)
-        } else {
-            Seen::Before(&members)
-        };
         // The target anew each time: in another run the change stands elsewhere in the stream.
-        let receipt = Receipt::of(fleet, &target(), sequence, Wait::Fleet, seen);
+        let receipt = Receipt::of(fleet, &target(), sequence, Wait::Fleet, asked.as_deref());
         let left = deadline.saturating_duration_since(Instant::now());
         if receipt.reached || left.is_zero() {
             return receipt;
@@ -169,22 +147,18 @@ async fn until_applied(
     }
 }
 
-/// The members, …
-#[derive(Clone, Copy)]
-enum Seen<'a> {
-    /// … asked for since the relay has the change: whoever comes later reads it before anything else.
-    Now(&'a [Member]),
-    /// … as they were some time ago. One may have come since, and be patient for longer than the others.
-    Before(&'a [Member]),
-}
-
 impl Receipt {
-    /// As it is now.
-    fn of(fleet: &Fleet, target: &Relayed, sequence: u64, wait: Wait, seen: Seen<'_>) -> Self {
-        let (members, is_known) = match seen {
-            Seen::Now(members) => (members, true),
-            Seen::Before(members) => (members, false),
-        };
+    /// As it is now. `asked`: the members that there are since the relay has the change; whoever comes later reads it before anything
+    /// else. Without, they are as they were some time ago: one may have come since, and be patient for longer than the others.
+    fn of(
+        fleet: &Fleet,
+        target: &Relayed,
+        sequence: u64,
+        wait: Wait,
+        asked: Option<&[Member]>,
+    ) -> Self {
+        let known = fleet.members();
+        let members = asked.unwrap_or(&known);
         let relayed = target.has(sequence);
         // What is acknowledged is in force here, whatever this gateway has reported of itself.
         let has = |member: &Member| {
@@ -210,7 +184,8 @@ impl Receipt {
                 Wait::Fleet => relayed && pending.is_empty(),
             },
             relayed,
-            effective_by: (relayed && is_known).then(|| effective_by(target.at, max_staleness)),
+            effective_by: (relayed && asked.is_some())
+                .then(|| effective_by(target.at, max_staleness)),
             applied: (of - pending.len(), of),
             pending,
         }
