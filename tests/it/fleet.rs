@@ -283,7 +283,7 @@ async fn a_name_that_two_gateways_have_is_pending_until_one_is_gone() {
     let (scene, redis) = (Scene::new().await, Redis::start().await);
     let near = scene.diskless(redis.address(), "near").await;
     let first = scene.diskless(redis.address(), "twin").await;
-    let second = scene.diskless(redis.address(), "twin").await;
+    let mut second = scene.diskless(redis.address(), "twin").await;
     for member in [&near, &first, &second] {
         member.is_ready().await;
     }
@@ -309,7 +309,10 @@ async fn a_name_that_two_gateways_have_is_pending_until_one_is_gone() {
     let answer = first.revoke(&scene, "anna", wait.clone()).await;
     assert_eq!(answer.json()["fleet"]["pending"], json!(["twin"]));
 
-    drop(second);
+    // Who goes does not take the other's place along.
+    second.process.signal("TERM");
+    assert!(second.process.ended().await.success());
+    assert_eq!(redis.ask("HEXISTS {jotgate}:members twin").await, "1");
     eventually("the name to be one gateway's own", async || {
         (state().await == Some(json!("in_sync"))).then_some(())
     })

@@ -1224,6 +1224,21 @@ async fn the_fleet_is_waited_for_and_the_answer_says_what_was_reached() {
 }
 
 #[tokio::test]
+async fn a_dry_run_is_nothing_that_the_fleet_waits_for() {
+    let (fleet, hand) = played_fleet();
+    hand.relayed.send_replace(taken(1, 5));
+    answer_questions(hand);
+    let server = start_in_fleet(fleet).await;
+    let made = server.revoke("all", user("alice")).await.ok();
+    let dry = json!({"iss": ISSUER, "sub": "eve", "dry_run": true});
+    server.revoke("all", dry).await.ok();
+    let id = made["rules"][0]["id"].as_str().unwrap();
+    let path = format!("/v1/revocations/{id}");
+    let read = server.get("all", &path).await.ok();
+    assert_eq!(read["fleet"]["relayed"], true, "{read}");
+}
+
+#[tokio::test]
 async fn a_lift_waits_for_the_relay_as_well() {
     let (fleet, hand) = played_fleet();
     hand.relayed.send_replace(taken(100, 5));

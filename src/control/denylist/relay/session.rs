@@ -810,7 +810,9 @@ impl<'a, C: Carrier> Session<'a, C> {
             let said = self.link.members().await?;
             let own = said.iter().find(|(member, _)| *member == name);
             let own = own.and_then(|(_, said)| open_report(&name, said, &self.relay.seal));
-            if own.is_some_and(|own| own.instance == self.relay.instance) {
+            let is_own = own.is_some_and(|own| own.instance == self.relay.instance);
+            // Of two with one name, whoever stays stays a member.
+            if is_own && self.relay.twin.is_none() {
                 self.link.forget(&name).await?;
             }
             Ok::<_, Ended>(())
