@@ -218,6 +218,7 @@ fn secrets_are_exposed_in_these_files_alone_and_compared_in_constant_time() {
         "control/denylist/relay/redis/wire.rs",
         "http/client_tls.rs",
         "jwks/key.rs",
+        "jwks/material.rs",
         "listener/tls/files.rs",
         "listener/tls/pair.rs",
     ];

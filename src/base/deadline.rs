@@ -2,23 +2,25 @@
 //! nearly never fires; here a request writes down its deadline, and a sweep a few times a second wakes whoever is late.
 //! Deadlines are therefore met up to [`TICK`] late, which timeouts of whole seconds do not notice.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::task::Task;
+
 /// How often the sweep looks.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// Most that are kept to be used again, of some 24 bytes each: as many requests as a thread commonly has at once.
+/// Most that are kept to be used again, of some 32 bytes each: as many requests as a thread commonly has at once.
 const SPARE_MAX: usize = 1024;
 
 /// No deadline.
@@ -34,28 +36,39 @@ struct Shared {
     now: Arc<AtomicU64>,
     slots: RefCell<Slab<Slot>>,
     /// Of deadlines that are gone and that nobody else holds, to be used again: each request has one.
-    spare: RefCell<Vec<Arc<AtomicU64>>>,
+    spare: RefCell<Vec<Arc<Due>>>,
     /// Wakes the sweep when the first deadline is set; it sleeps when there is none.
     sweeper: RefCell<Option<Waker>>,
 }
 
 struct Slot {
-    at: Arc<AtomicU64>,
+    due: Arc<Due>,
     waker: Option<Waker>,
+}
+
+/// When a deadline is due.
+#[derive(Debug)]
+struct Due {
+    /// In milliseconds since `start`, or [`NEVER`].
+    at: AtomicU64,
+    /// Its waker was used up by the sweep.
+    is_woken: AtomicBool,
 }
 
 /// One deadline, not set at first.
 pub struct Deadline {
     shared: Rc<Shared>,
     slot: usize,
-    at: Arc<AtomicU64>,
+    due: Arc<Due>,
+    /// Whose waker the slot has.
+    task: Cell<Option<Task>>,
 }
 
 /// Sets a [`Deadline`] from anywhere.
 #[derive(Clone, Debug)]
 pub struct DeadlineHandle {
     now: Arc<AtomicU64>,
-    at: Arc<AtomicU64>,
+    due: Arc<Due>,
 }
 
 /// The deadline came first.
@@ -95,8 +108,12 @@ impl Deadlines {
                     .slots
                     .borrow_mut()
                     .iter_mut()
-                    .filter(|(_, slot)| slot.at.load(Ordering::Relaxed) <= now)
-                    .filter_map(|(_, slot)| slot.waker.take()),
+                    .filter(|(_, slot)| slot.due.at.load(Ordering::Relaxed) <= now)
+                    .filter_map(|(_, slot)| {
+                        let waker = slot.waker.take()?;
+                        slot.due.is_woken.store(true, Ordering::Relaxed);
+                        Some(waker)
+                    }),
             );
             late.drain(..).for_each(Waker::wake);
         }
@@ -115,13 +132,18 @@ impl Deadlines {
             }
         }
         let spare = shared.spare.borrow_mut().pop();
-        let at = spare.unwrap_or_else(|| Arc::new(AtomicU64::new(NEVER)));
+        let due = spare.unwrap_or_default();
         let slot = slots.insert(Slot {
-            at: Arc::clone(&at),
+            due: Arc::clone(&due),
             waker: None,
         });
         drop(slots);
-        Deadline { shared, slot, at }
+        Deadline {
+            shared,
+            slot,
+            due,
+            task: Cell::new(None),
+        }
     }
 
     /// Runs `future` for at most `span`.
@@ -151,6 +173,15 @@ impl Default for Deadlines {
     }
 }
 
+impl Default for Due {
+    fn default() -> Self {
+        Self {
+            at: AtomicU64::new(NEVER),
+            is_woken: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Shared {
     fn read_clock(&self) -> u64 {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(NEVER - 1);
@@ -162,12 +193,12 @@ impl Shared {
 impl Deadline {
     /// Due `span` from now.
     pub fn set(&self, span: Duration) {
-        set(&self.shared.now, &self.at, span);
+        set(&self.shared.now, &self.due.at, span);
     }
 
     /// Due at an instant of [`Deadline::now`].
     pub fn set_at(&self, instant: u64) {
-        self.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
+        self.due.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
     }
 
     /// Milliseconds since the thread began to look, at the last sweep.
@@ -178,7 +209,7 @@ impl Deadline {
 
     /// Never due.
     pub fn clear(&self) {
-        self.at.store(NEVER, Ordering::Relaxed);
+        self.due.at.store(NEVER, Ordering::Relaxed);
     }
 
     /// Something that sets this deadline from elsewhere.
@@ -186,22 +217,21 @@ impl Deadline {
     pub fn handle(&self) -> DeadlineHandle {
         DeadlineHandle {
             now: Arc::clone(&self.shared.now),
-            at: Arc::clone(&self.at),
+            due: Arc::clone(&self.due),
         }
     }
 
     /// Ready once the deadline has passed.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.at.load(Ordering::Relaxed) <= self.shared.now.load(Ordering::Relaxed) {
+        if self.due.at.load(Ordering::Relaxed) <= self.shared.now.load(Ordering::Relaxed) {
             return Poll::Ready(());
         }
-        let mut slots = self.shared.slots.borrow_mut();
-        let waker = &mut slots[self.slot].waker;
-        if !waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
-            *waker = Some(cx.waker().clone());
+        let waker = cx.waker();
+        let is_known = self.task.get().is_some_and(|task| task.is_of(waker));
+        if !is_known || self.due.is_woken.load(Ordering::Relaxed) {
+            self.due.is_woken.store(false, Ordering::Relaxed);
+            self.task.set(Some(Task::of(waker)));
+            self.shared.slots.borrow_mut()[self.slot].waker = Some(waker.clone());
         }
         Poll::Pending
     }
@@ -214,10 +244,10 @@ impl Drop for Deadline {
         let mut spare = self.shared.spare.borrow_mut();
         // A handle that outlives its deadline must not set another one.
         if spare.len() < SPARE_MAX
-            && let Some(at) = Arc::get_mut(&mut self.at)
+            && let Some(due) = Arc::get_mut(&mut self.due)
         {
-            *at = AtomicU64::new(NEVER);
-            spare.push(Arc::clone(&self.at));
+            *due = Due::default();
+            spare.push(Arc::clone(&self.due));
         }
     }
 }
@@ -225,12 +255,12 @@ impl Drop for Deadline {
 impl DeadlineHandle {
     /// Due `span` from now.
     pub fn set(&self, span: Duration) {
-        set(&self.now, &self.at, span);
+        set(&self.now, &self.due.at, span);
     }
 
     /// Due at an instant of [`DeadlineHandle::now`].
     pub fn set_at(&self, instant: u64) {
-        self.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
+        self.due.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
     }
 
     /// As [`Deadline::now`].
@@ -241,7 +271,7 @@ impl DeadlineHandle {
 
     /// Never due.
     pub fn clear(&self) {
-        self.at.store(NEVER, Ordering::Relaxed);
+        self.due.at.store(NEVER, Ordering::Relaxed);
     }
 }
 
@@ -260,7 +290,7 @@ impl fmt::Debug for Deadlines {
 impl fmt::Debug for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Deadline")
-            .field("at", &self.at)
+            .field("due", &self.due)
             .finish_non_exhaustive()
     }
 }
@@ -268,6 +298,8 @@ impl fmt::Debug for Deadline {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+
+    use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
 
@@ -329,21 +361,49 @@ mod tests {
         .await;
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_is_moved_when_it_wakes_wakes_again() {
+        // Tasks of their own, which wake each other by nothing else.
+        let moved = async {
+            let deadlines = Deadlines::new();
+            spawn_local(deadlines.clone().sweep());
+            let turns = spawn_local(async move {
+                let second = Duration::from_secs(1);
+                let deadline = deadlines.deadline();
+                deadline.set(second);
+                let mut turns = 0;
+                poll_fn(|cx| {
+                    turns += 1;
+                    if turns == 2 {
+                        deadline.set(second);
+                    }
+                    deadline.poll(cx)
+                })
+                .await;
+                turns
+            });
+            let start = Instant::now();
+            assert_eq!(turns.await.unwrap(), 3);
+            assert!(start.elapsed() >= Duration::from_secs(2));
+        };
+        LocalSet::new().run_until(moved).await;
+    }
+
     #[test]
     fn what_is_used_again_is_not_set_and_nobody_else_sets_it() {
         let deadlines = Deadlines::new();
         let first = deadlines.deadline();
         first.set(Duration::ZERO);
-        let place = Arc::as_ptr(&first.at);
+        let place = Arc::as_ptr(&first.due);
         drop(first);
         let second = deadlines.deadline();
-        assert_eq!(Arc::as_ptr(&second.at), place, "it is used again");
-        assert_eq!(second.at.load(Ordering::Relaxed), NEVER);
+        assert_eq!(Arc::as_ptr(&second.due), place, "it is used again");
+        assert_eq!(second.due.at.load(Ordering::Relaxed), NEVER);
         let handle = second.handle();
         drop(second);
         let third = deadlines.deadline();
         handle.set(Duration::ZERO);
-        assert_eq!(third.at.load(Ordering::Relaxed), NEVER);
+        assert_eq!(third.due.at.load(Ordering::Relaxed), NEVER);
     }
 
     #[tokio::test(start_paused = true)]

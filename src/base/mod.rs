@@ -8,7 +8,6 @@ pub mod clock;
 pub mod deadline;
 pub mod failures;
 pub mod file;
-
 pub mod json;
 pub mod limits;
 pub mod names;
@@ -17,3 +16,5 @@ pub mod patience;
 pub(crate) mod refusing;
 pub mod secret;
 pub mod seldom;
+pub mod signal;
+pub mod task;

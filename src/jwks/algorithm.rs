@@ -113,6 +113,15 @@ impl Algorithm {
         matches!(self.family(), Family::Hmac)
     }
 
+    /// The size of its hash, in bytes.
+    pub(super) const fn hash_bytes(self) -> usize {
+        match self {
+            Self::RS256 | Self::PS256 | Self::ES256 | Self::HS256 => 32,
+            Self::RS384 | Self::PS384 | Self::ES384 | Self::HS384 => 48,
+            Self::RS512 | Self::PS512 | Self::HS512 | Self::EdDSA => 64,
+        }
+    }
+
     /// The same algorithm in the words of `jsonwebtoken`.
     #[must_use]
     pub const fn to_jsonwebtoken(self) -> jsonwebtoken::Algorithm {

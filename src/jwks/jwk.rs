@@ -8,7 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::key::{Key, Material};
+use super::key::Key;
+use super::material::Material;
 use super::{Algorithm, Family};
 use crate::base::limits::{JSON_DEPTH_MAX, JWKS_KEYS_MAX, KID_BYTES_MAX};
 

@@ -3,14 +3,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
 use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
-use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use rustls::pki_types::pem::{PemObject, SectionKind};
 
 use super::jwk::SkipReason;
+use super::material::Material;
 use super::{Algorithm, Family};
-use crate::base::secret::{self, ExposeSecret, Secret};
+use crate::base::secret::{ExposeSecret, Secret};
 
 /// A key that can verify signatures.
 ///
@@ -114,17 +113,11 @@ impl Key {
 
     /// A shared secret for HS256, and for HS384 and HS512 if it is long enough.
     pub fn from_secret(secret: &Secret) -> Result<Self, KeyError> {
-        let secret = secret.expose_secret();
-        if secret.len() < hash_bytes(Algorithm::HS256) {
-            return Err(KeyError::SecretTooShort {
-                bytes: secret.len(),
-            });
+        let bytes = secret.expose_secret().len();
+        if bytes < Algorithm::HS256.hash_bytes() {
+            return Err(KeyError::SecretTooShort { bytes });
         }
-        let material = Material {
-            family: Family::Hmac,
-            key: DecodingKey::from_secret(secret),
-        };
-        Ok(Self::new(None, None, material))
+        Ok(Self::new(None, None, Material::secret(secret)))
     }
 
     /// Never the same for two keys of this process.
@@ -142,17 +135,17 @@ impl Key {
     /// What kind of key it is.
     #[must_use]
     pub const fn family(&self) -> Family {
-        self.material.family
+        self.material.family()
     }
 
     /// Whether signatures of `algorithm` may be checked with it: the kind of key is right, its `alg`
     /// names no other one, and a secret is at least as long as the hash (RFC 7518 section 3.2).
     #[must_use]
     pub fn fits(&self, algorithm: Algorithm) -> bool {
-        algorithm.family() == self.material.family
+        algorithm.family() == self.material.family()
             && self.algorithm.is_none_or(|only| only == algorithm)
             && (algorithm.family() != Family::Hmac
-                || self.material.octets() >= hash_bytes(algorithm))
+                || self.material.octets() >= algorithm.hash_bytes())
     }
 
     /// Whether `signature` is this key's signature of `signing_input`. False also when the key does
@@ -161,7 +154,9 @@ impl Key {
     pub fn verify(&self, algorithm: Algorithm, signing_input: &[u8], signature: &[u8]) -> bool {
         self.fits(algorithm)
             && signature.len() == self.signature_bytes(algorithm)
-            && is_signature(&self.material.key, algorithm, signing_input, signature)
+            && self
+                .material
+                .is_signature(algorithm, signing_input, signature)
     }
 
     /// Whether the newest key set still names it.
@@ -188,7 +183,7 @@ impl Key {
             Family::Rsa => self.material.octets(),
             Family::P256 | Family::Ed25519 => 64,
             Family::P384 => 96,
-            Family::Hmac => hash_bytes(algorithm),
+            Family::Hmac => algorithm.hash_bytes(),
         }
     }
 }
@@ -198,141 +193,10 @@ impl fmt::Debug for Key {
         f.debug_struct("Key")
             .field("id", &self.id)
             .field("kid", &self.kid)
-            .field("family", &self.material.family)
+            .field("family", &self.family())
             .field("algorithm", &self.algorithm)
             .field("live", &self.is_live())
             .finish_non_exhaustive()
-    }
-}
-
-/// The one place that checks a signature. Key, algorithm and length are known to fit each other.
-fn is_signature(
-    key: &DecodingKey,
-    algorithm: Algorithm,
-    signing_input: &[u8],
-    signature: &[u8],
-) -> bool {
-    (DEFAULT_PROVIDER.verifier_factory)(&algorithm.to_jsonwebtoken(), key)
-        .is_ok_and(|verifier| verifier.verify(signing_input, &signature.to_vec()).is_ok())
-}
-
-/// The numbers of a key, checked, in the form that the signature check takes.
-pub(super) struct Material {
-    family: Family,
-    key: DecodingKey,
-}
-
-/// Shortest and longest RSA modulus, in bits: RFC 7518 section 3.3, and what the library can check.
-const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
-
-/// Largest RSA exponent: 33 bits, the library's own bound. A huge one makes each check cost as much as
-/// a signature.
-const RSA_EXPONENT_MAX: u64 = (1 << 33) - 1;
-
-impl Material {
-    /// RFC 7518 section 6.3.1. Leading zero octets are against its rule, common, and harmless: they
-    /// are dropped before anything is measured.
-    pub(super) fn rsa(n: &[u8], e: &[u8]) -> Result<Self, SkipReason> {
-        let (n, e) = (without_leading_zeros(n), without_leading_zeros(e));
-        let bits = n.first().map_or(0, |first| {
-            u32::try_from(n.len())
-                .unwrap_or(u32::MAX)
-                .saturating_mul(8)
-                .saturating_sub(first.leading_zeros())
-        });
-        if !RSA_BITS.contains(&bits) {
-            return Err(SkipReason::RsaSize);
-        }
-        if n.last().is_some_and(|last| last % 2 == 0) {
-            return Err(SkipReason::RsaEven);
-        }
-        let exponent = e
-            .iter()
-            .try_fold(0_u64, |sum, octet| {
-                sum.checked_mul(256)?.checked_add(u64::from(*octet))
-            })
-            .ok_or(SkipReason::RsaExponent)?;
-        if exponent % 2 == 0 || !(3..=RSA_EXPONENT_MAX).contains(&exponent) {
-            return Err(SkipReason::RsaExponent);
-        }
-        Ok(Self {
-            family: Family::Rsa,
-            key: DecodingKey::from_rsa_raw_components(n, e),
-        })
-    }
-
-    /// RFC 7518 section 6.2.1: `x` and `y` have exactly the octets of the field, and the point lies on
-    /// the curve.
-    pub(super) fn point(family: Family, x: &[u8], y: &[u8]) -> Result<Self, SkipReason> {
-        // SEC 1 section 2.3.3, uncompressed.
-        let mut point = Vec::with_capacity(1 + x.len() + y.len());
-        point.push(4);
-        point.extend_from_slice(x);
-        point.extend_from_slice(y);
-        let (octets, algorithm) = match family {
-            Family::P256 => (32, &ECDSA_P256_SHA256_FIXED),
-            Family::P384 => (48, &ECDSA_P384_SHA384_FIXED),
-            Family::Rsa | Family::Ed25519 | Family::Hmac => return Err(SkipReason::KeyType),
-        };
-        if x.len() != octets || y.len() != octets {
-            return Err(SkipReason::CoordinateLength);
-        }
-        ParsedPublicKey::new(algorithm, &point).map_err(|_| SkipReason::NotOnCurve)?;
-        Ok(Self {
-            family,
-            key: DecodingKey::from_ec_der(&point),
-        })
-    }
-
-    fn uncompressed(family: Family, point: &[u8]) -> Result<Self, SkipReason> {
-        match point.split_first() {
-            Some((4, xy)) => {
-                let (x, y) = xy.split_at(xy.len() / 2);
-                Self::point(family, x, y)
-            }
-            _ => Err(SkipReason::CoordinateLength),
-        }
-    }
-
-    /// RFC 8037 section 2. Whether the octets are a point shows with the first signature, which an
-    /// invalid one never verifies.
-    pub(super) fn ed25519(x: &[u8]) -> Result<Self, SkipReason> {
-        if x.len() != 32 {
-            return Err(SkipReason::CoordinateLength);
-        }
-        Ok(Self {
-            family: Family::Ed25519,
-            key: DecodingKey::from_ed_der(x),
-        })
-    }
-
-    pub(super) const fn family(&self) -> Family {
-        self.family
-    }
-
-    /// The length of the RSA modulus, the point or the secret.
-    fn octets(&self) -> usize {
-        match self.key.kind() {
-            DecodingKeyKind::SecretOrDer(octets) => octets.len(),
-            DecodingKeyKind::RsaModulusExponent { n, .. } => n.len(),
-        }
-    }
-
-    fn is_same(&self, other: &Self) -> bool {
-        use DecodingKeyKind::{RsaModulusExponent, SecretOrDer};
-        self.family == other.family
-            && match (self.key.kind(), other.key.kind()) {
-                (SecretOrDer(left), SecretOrDer(right)) => secret::equal(left, right),
-                (
-                    RsaModulusExponent { n, e },
-                    RsaModulusExponent {
-                        n: other_n,
-                        e: other_e,
-                    },
-                ) => n == other_n && e == other_e,
-                (SecretOrDer(_), RsaModulusExponent { .. })
-                | (RsaModulusExponent { .. }, SecretOrDer(_)) => false,
-            }
     }
 }
 
@@ -350,20 +214,6 @@ const SPKI_ED25519: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
-/// The size of the algorithm's hash, in bytes.
-const fn hash_bytes(algorithm: Algorithm) -> usize {
-    match algorithm {
-        Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 | Algorithm::HS256 => 32,
-        Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 | Algorithm::HS384 => 48,
-        Algorithm::RS512 | Algorithm::PS512 | Algorithm::HS512 | Algorithm::EdDSA => 64,
-    }
-}
-
-fn without_leading_zeros(octets: &[u8]) -> &[u8] {
-    let zeros = octets.iter().take_while(|octet| **octet == 0).count();
-    &octets[zeros..]
-}
-
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
@@ -378,6 +228,8 @@ mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
     use serde_json::json;
+
+    use crate::base::secret;
 
     use super::super::{jwk, rfc_examples};
     use super::*;

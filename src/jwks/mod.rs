@@ -6,6 +6,7 @@ mod gate;
 mod jwk;
 mod key;
 mod key_set;
+mod material;
 #[cfg(test)]
 pub(crate) mod rfc_examples;
 mod table;

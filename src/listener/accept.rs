@@ -27,6 +27,7 @@ use super::proxy_protocol::{self, Told};
 use super::serve::{ConnectionFault, Front, serve};
 use crate::base::deadline::Deadlines;
 use crate::base::failures::Failures;
+use crate::base::signal::Signal;
 use crate::http::forwarded::{Peer, is_trusted};
 
 /// An address cannot be listened on.
@@ -228,13 +229,16 @@ impl Acceptor {
             front,
             deadlines,
             tasks,
-            stop: stop.clone(),
+            drain: Signal::default(),
             metrics,
         };
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => {
+                    serving.drain.give();
+                    return Ok(());
+                }
                 Some((parcel, seat)) = self.handed_over.recv() => {
                     if let Ok(accepted) = parcel.open() {
                         serving.start(accepted, seat);
@@ -289,16 +293,17 @@ struct Serving<F> {
     front: Rc<F>,
     deadlines: Deadlines,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    /// Connections are told to end.
+    drain: Signal,
     metrics: ListenerMetrics,
 }
 
 impl<F: Front> Serving<F> {
     fn start(&self, accepted: Accepted, seat: Seat) {
         let (options, front) = (Rc::clone(&self.options), Rc::clone(&self.front));
-        let (deadlines, stop, metrics) = (
+        let (deadlines, drain, metrics) = (
             self.deadlines.clone(),
-            self.stop.clone(),
+            self.drain.clone(),
             self.metrics.clone(),
         );
         let place = Place::new(seat, &metrics);
@@ -307,12 +312,12 @@ impl<F: Front> Serving<F> {
                 Accepted::Tcp(stream, address) => {
                     let trusted = is_trusted(&options.trusted_proxies, address.ip());
                     let peer = Peer::new(Some(address.ip()), trusted);
-                    welcome(stream, (peer, place), options, front, &deadlines, stop).await
+                    welcome(stream, (peer, place), options, front, &deadlines, &drain).await
                 }
                 // Whoever may open the socket's file is on this machine and let in by the operator.
                 Accepted::Unix(stream) => {
                     let peer = Peer::new(None, true);
-                    welcome(stream, (peer, place), options, front, &deadlines, stop).await
+                    welcome(stream, (peer, place), options, front, &deadlines, &drain).await
                 }
             };
             if let Err(fault) = ended {
@@ -331,7 +336,7 @@ async fn welcome<S, F>(
     options: Rc<Options>,
     front: Rc<F>,
     deadlines: &Deadlines,
-    stop: CancellationToken,
+    drain: &Signal,
 ) -> Result<(), ConnectionFault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -360,7 +365,7 @@ where
         };
     }
     let client = (peer, place, spent);
-    serve(stream, client, options, front, deadlines, stop).await
+    serve(stream, client, options, front, deadlines, drain).await
 }
 
 enum AsyncListening {

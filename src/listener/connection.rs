@@ -135,7 +135,9 @@ impl Phase {
     /// We have something for the client. It took some of it, or has until `stalled_until` to do so.
     pub(super) fn offered(&self, stalled_until: Option<u64>) {
         let until = stalled_until.unwrap_or(TAKING);
-        if self.state.stalled_until.swap(until, Ordering::Relaxed) != until {
+        // One thread writes it.
+        if self.state.stalled_until.load(Ordering::Relaxed) != until {
+            self.state.stalled_until.store(until, Ordering::Relaxed);
             self.set_deadline();
         }
     }

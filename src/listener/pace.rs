@@ -191,13 +191,13 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
     use tokio::task::{JoinHandle, LocalSet};
     use tokio::time::{Instant, sleep, timeout};
-    use tokio_util::sync::CancellationToken;
 
     use super::super::accept::Place;
     use super::super::connection::Busy;
     use super::super::serve::serve;
     use super::super::{Address, ConnectionFault, Front, Options};
     use super::*;
+    use crate::base::signal::Signal;
     use crate::http::executor::LocalExecutor;
     use crate::http::forwarded::Peer;
 
@@ -283,14 +283,14 @@ mod tests {
         let deadlines = deadlines.clone();
         let serving = spawn_local(async move {
             let peer = Peer::new(None, false);
-            let drain = CancellationToken::new();
+            let drain = Signal::default();
             serve(
                 ours,
                 (peer, place, Duration::ZERO),
                 options,
                 Rc::new(Service),
                 &deadlines,
-                drain,
+                &drain,
             )
             .await
         });

@@ -17,7 +17,6 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio_util::sync::CancellationToken;
 
 use super::accept::Place;
 use super::connection::{Connection, Phase};
@@ -30,6 +29,7 @@ use super::proxy_protocol::ProxyFault;
 use super::tls::Tls;
 use crate::base::deadline::{Deadline, Deadlines};
 use crate::base::patience::Patience;
+use crate::base::signal::Signal;
 use crate::http::forwarded::Peer;
 
 /// Answers the requests of a listener's connections.
@@ -113,8 +113,9 @@ impl ConnectionFault {
 /// How long a connection may take to end after it was told to.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Smallest read buffer that hyper allows, in bytes.
-const BUFFER_BYTES_MIN: usize = 8 * 1024;
+/// HTTP/1: most bytes that are read at once of an upload that a service takes as quickly, and that wait for a client that
+/// takes its answer slowly. A buffer begins with 8 KiB and grows with what comes; heads have a bound of their own.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
 
 /// HTTP/2: resets that a client may cause before the connection ends, of requests that have not begun (CVE-2023-44487) and
 /// by breaking the rules of a stream (CVE-2025-8671). hyper's defaults, written out. Requests that have begun: see
@@ -140,7 +141,7 @@ pub(super) async fn serve<S, F>(
     options: Rc<Options>,
     front: Rc<F>,
     deadlines: &Deadlines,
-    drain: CancellationToken,
+    drain: &Signal,
 ) -> Result<(), ConnectionFault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -169,7 +170,7 @@ async fn serve_tls<S, F>(
     options: Rc<Options>,
     front: Rc<F>,
     deadlines: &Deadlines,
-    drain: CancellationToken,
+    drain: &Signal,
 ) -> Result<(), ConnectionFault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -207,7 +208,7 @@ async fn serve_http<S, F>(
     options: Rc<Options>,
     front: Rc<F>,
     deadlines: &Deadlines,
-    drain: CancellationToken,
+    drain: &Signal,
 ) -> Result<(), ConnectionFault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -302,7 +303,7 @@ async fn serve_http1<S, F>(
     options: &Options,
     deadline: &Deadline,
     phase: &Phase,
-    drain: CancellationToken,
+    drain: &Signal,
 ) -> Result<(), ConnectionFault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -315,18 +316,18 @@ where
         .header_read_timeout(None)
         .max_headers(options.max_headers)
         .max_header_size(options.max_header_size)
-        .max_buf_size(options.max_header_size.max(BUFFER_BYTES_MIN))
+        .max_buf_size(options.max_header_size.max(BUFFER_BYTES_MAX))
         .half_close(false)
         .ignore_invalid_headers(false)
         .serve_connection(io, service)
         .with_upgrades();
-    let mut drained = std::pin::pin!(drain.cancelled_owned());
+    let mut drained = drain.wait();
     let mut told = false;
     let too_late = poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(ended.map(|()| false));
         }
-        if !told && drained.as_mut().poll(cx).is_ready() {
+        if !told && drained.poll(cx).is_ready() {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
             cx.waker().wake_by_ref();
@@ -365,7 +366,7 @@ async fn serve_http2<S, F>(
     options: &Options,
     deadline: &Deadline,
     phase: &Phase,
-    drain: CancellationToken,
+    drain: &Signal,
 ) -> Result<(), ConnectionFault>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -384,7 +385,7 @@ where
             .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
             .serve_connection(io, service)
     );
-    let mut drained = std::pin::pin!(drain.cancelled_owned());
+    let mut drained = drain.wait();
     let mut told = false;
     poll_fn(|cx| {
         loop {
@@ -399,7 +400,7 @@ where
             if idle && told {
                 return Poll::Ready(Ok(()));
             }
-            if !told && (idle || drained.as_mut().poll(cx).is_ready()) {
+            if !told && (idle || drained.poll(cx).is_ready()) {
                 // GOAWAY, then whatever still runs.
                 told = true;
                 connection.as_mut().graceful_shutdown();

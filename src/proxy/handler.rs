@@ -51,43 +51,19 @@ const KEY_WAIT_MAX: Duration = Duration::from_secs(3);
 impl Front for Worker {
     type Body = ResponseBody;
 
-    async fn answer(
+    fn answer(
         self: Rc<Self>,
         connection: Rc<Connection>,
         request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        let edition = self.edition();
-        let (parts, body) = request.into_parts();
-        let place = self.place(&edition, &connection, &parts);
-        let record = Record {
-            busy: connection.begin(),
-            start: Instant::now(),
-            status: 0,
-            code: "",
-            decided: "",
-            bytes: 0,
-            complete: false,
-            decision: Duration::ZERO,
-            upstream: None,
-            ended: Rc::clone(&self.ended),
-            details: self.details(&edition, place.as_ref(), &connection, &parts),
-        };
-        let exchange = Exchange {
-            worker: &self,
-            edition: &edition,
-            connection: &connection,
-            record,
-            place,
-            route: None,
-            method: Method::GET,
-            version: parts.version,
-            is_grpc: false,
-            origin: None,
-            waits: false,
-            body: Some(body),
-            bearer: None,
-        };
-        exchange.run(parts).await
+    ) -> impl Future<Output = Response<ResponseBody>> {
+        let (mut parts, body) = request.into_parts();
+        // What is captured is moved no more; a future has room for each of its arguments twice.
+        async move {
+            let edition = self.edition();
+            let mut exchange = Exchange::new((&self, &edition, &connection), &parts, body);
+            let outcome = exchange.outcome(&mut parts).await;
+            exchange.conclude(outcome)
+        }
     }
 }
 
@@ -115,21 +91,58 @@ struct Exchange<'w> {
     bearer: Option<Arc<Bearer>>,
 }
 
-impl Exchange<'_> {
-    async fn run(mut self, mut parts: Parts) -> Response<ResponseBody> {
-        self.is_grpc = is_grpc(&parts.headers);
-        self.method = parts.method.clone();
-        self.waits = parts.headers.contains_key(EXPECT);
-        self.origin = parts.headers.get(ORIGIN).cloned();
-        let outcome = match self.admit().and_then(|()| self.read_head(&parts)) {
-            Ok(head) => self.authorized(&mut parts, &head).await,
-            Err(failure) => Err(Refusal::Failure(failure)),
+impl<'w> Exchange<'w> {
+    fn new(
+        (worker, edition, connection): (&'w Worker, &'w Edition, &'w Rc<Connection>),
+        parts: &Parts,
+        body: Incoming,
+    ) -> Self {
+        let place = worker.place(edition, connection, parts);
+        let record = Record {
+            busy: connection.begin(),
+            start: Instant::now(),
+            status: 0,
+            code: "",
+            decided: "",
+            bytes: 0,
+            complete: false,
+            decision: Duration::ZERO,
+            upstream: None,
+            ended: Rc::clone(&worker.ended),
+            details: worker.details(edition, place.as_ref(), connection, parts),
         };
+        Self {
+            worker,
+            edition,
+            connection,
+            record,
+            place,
+            route: None,
+            method: parts.method.clone(),
+            version: parts.version,
+            is_grpc: is_grpc(&parts.headers),
+            origin: parts.headers.get(ORIGIN).cloned(),
+            waits: parts.headers.contains_key(EXPECT),
+            body: Some(body),
+            bearer: None,
+        }
+    }
+
+    /// From the head of the request to that of the service's answer, or to why there is none.
+    async fn outcome(&mut self, parts: &mut Parts) -> Result<Outcome, Refusal> {
+        self.admit()?;
+        let head = self.read_head(parts)?;
+        let mut outcome = self.authorized(parts, &head).await?;
+        if let Outcome::Service(answered) = &mut outcome {
+            answered.obeyed = self.obey(answered).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// What the client gets.
+    fn conclude(self, outcome: Result<Outcome, Refusal>) -> Response<ResponseBody> {
         match outcome {
-            Ok(Outcome::Service(sent)) => match self.obey(&sent).await {
-                Ok(obeyed) => self.pass_on(sent, obeyed),
-                Err(failure) => self.refuse(&Refusal::Failure(failure)),
-            },
+            Ok(Outcome::Service(answered)) => self.pass_on(answered),
             Ok(Outcome::Own(response)) => self.own(response),
             Err(refusal) => self.refuse(&refusal),
         }
@@ -429,13 +442,8 @@ impl Exchange<'_> {
         if !service.pool.options().http2 {
             request::announce(&mut parts.headers, &body);
         }
-        let mut request = Request::new(body);
-        *request.method_mut() = std::mem::take(&mut parts.method);
-        *request.uri_mut() = std::mem::take(&mut parts.uri);
-        *request.version_mut() = parts.version;
-        *request.headers_mut() = std::mem::take(&mut parts.headers);
         let began = Instant::now();
-        let mut sending = pin!(service.pool.send(request));
+        let mut sending = pin!(service.pool.send(take_request(parts, body)));
         let sent: Result<_, Refusal> = poll_fn(|cx| match sending.as_mut().poll(cx) {
             Poll::Ready(sent) => Poll::Ready(sent.map_err(|error| {
                 tracing::debug!(upstream = %service.pool.options().name, %error, source = ?std::error::Error::source(&error), "no answer");
@@ -475,6 +483,7 @@ impl Exchange<'_> {
             sent,
             client,
             clock,
+            obeyed: false,
         })
     }
 
@@ -579,11 +588,12 @@ impl Exchange<'_> {
     }
 
     /// Step 14.
-    fn pass_on(mut self, answered: Answered, obeyed: bool) -> Response<ResponseBody> {
+    fn pass_on(mut self, answered: Answered) -> Response<ResponseBody> {
         let Answered {
             sent,
             client,
             clock,
+            obeyed,
         } = answered;
         // The answer that ends a session is its last word: its own rule does not cut it short.
         let admission = if obeyed && client.is_none() {
@@ -736,6 +746,8 @@ struct Answered {
     /// The client's side of a WebSocket.
     client: Option<OnUpgrade>,
     clock: Rc<Clock>,
+    /// It asked for a revocation, which was made.
+    obeyed: bool,
 }
 
 impl Worker {
@@ -795,6 +807,16 @@ fn answer(problem: &Problem, is_grpc: bool) -> Response<Bytes> {
     } else {
         problem.to_json()
     }
+}
+
+/// The request for the service, of what its head has become.
+fn take_request(parts: &mut Parts, body: RequestBody) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = std::mem::take(&mut parts.method);
+    *request.uri_mut() = std::mem::take(&mut parts.uri);
+    *request.version_mut() = parts.version;
+    *request.headers_mut() = std::mem::take(&mut parts.headers);
+    request
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -1,6 +1,7 @@
 //! One request on its way through the servers, until one of them answers.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -47,9 +48,9 @@ impl Tried {
 }
 
 /// Why one server gave no answer.
-enum Unanswered<B> {
-    /// Nothing of the request was sent.
-    Unsent(Box<Request<B>>, SendError),
+enum Unanswered {
+    /// Nothing of the request was sent: it lies in its slot again.
+    Unsent(SendError),
     /// It may have been worked on.
     Sent(SendError),
     /// It took too long, and a retry was taken from the budget.
@@ -68,7 +69,18 @@ where
     /// A request is sent again over another connection, and to another server, when nothing of it was sent, or once more,
     /// over a new one, when it is safe, has no body, and a kept connection ended before any answer (RFC 9110 section 9.2.2,
     /// RFC 9112 section 9.3.1). What the operator allows besides is in [`Retries`](super::Retries).
-    pub async fn send(&self, mut request: Request<B>) -> Result<Sent<B>, SendError> {
+    pub fn send(
+        &self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Sent<B>, SendError>> + use<'_, B> {
+        // Captured, and lent to all that follows: a future has room for each of its arguments twice, and each that it waits
+        // for would have so again.
+        let mut slot = Some(request);
+        async move { self.send_from(&mut slot).await }
+    }
+
+    /// The request is in `slot`, and taken from it when it is sent.
+    async fn send_from(&self, slot: &mut Option<Request<B>>) -> Result<Sent<B>, SendError> {
         let Ok(place) = RequestPlace::take(&self.upstream) else {
             self.upstream.note_refusal("requests");
             return Err(SendError::Full);
@@ -77,7 +89,7 @@ where
         if retries.is_some() {
             self.spent.note_request();
         }
-        let retries = retries.filter(|retries| retries.cover(&request));
+        let retries = retries.filter(|retries| slot.as_ref().is_some_and(|it| retries.cover(it)));
         let mut left = retries.map_or(0, |retries| retries.attempts);
         let homes = self.homes();
         let mut tried = Tried::default();
@@ -87,11 +99,17 @@ where
         while let Some(at) = next {
             tried.push(at);
             let again = retries.filter(|_| left > 0);
-            let again = again.map(|retries| (retries, copy(&request)));
-            let span = again.as_ref().and_then(|(it, _)| it.per_try_timeout);
-            match self.offer_for(span, &homes[at], request).await {
-                Err(Unanswered::Unsent(same, error)) => {
-                    request = *same;
+            let again = again.and_then(|retries| Some((retries, Box::new(copy(slot.as_ref()?)))));
+            let span = again
+                .as_ref()
+                .and_then(|(retries, _)| Some((retries.per_try_timeout?, *retries)));
+            let offered = match span {
+                None => self.offer(&homes[at], slot).await,
+                // In a box, so that others have no room for it.
+                Some(limit) => Box::pin(self.offer_for(limit, &homes[at], slot)).await,
+            };
+            match offered {
+                Err(Unanswered::Unsent(error)) => {
                     if last.is_err() {
                         last = Err(error);
                     }
@@ -100,13 +118,13 @@ where
                 outcome => {
                     let again = again.filter(|(retries, _)| self.is_worth(retries, &outcome));
                     last = outcome.map_err(|unanswered| match unanswered {
-                        Unanswered::Unsent(_, error) | Unanswered::Sent(error) => error,
+                        Unanswered::Unsent(error) | Unanswered::Sent(error) => error,
                         Unanswered::GivenUp => SendError::TryTimeout,
                     });
                     let Some((_, same)) = again else {
                         break;
                     };
-                    request = same;
+                    *slot = Some(*same);
                     left -= 1;
                     next = self
                         .choose(&homes, &tried)
@@ -124,7 +142,7 @@ where
     }
 
     /// Whether the request is sent once more after this. Then it is taken from the budget.
-    fn is_worth(&self, retries: &Retries, outcome: &Result<Sent<B>, Unanswered<B>>) -> bool {
+    fn is_worth(&self, retries: &Retries, outcome: &Result<Sent<B>, Unanswered>) -> bool {
         let is_meant = match outcome {
             // What a service asks of the gateway counts, whatever else it says.
             Ok(sent) => {
@@ -135,7 +153,7 @@ where
             Err(Unanswered::Sent(SendError::NoAnswer(error))) => {
                 retries.on_no_answer && (self.options().http2 || is_silence(error))
             }
-            Err(Unanswered::Sent(_) | Unanswered::Unsent(..)) => false,
+            Err(Unanswered::Sent(_) | Unanswered::Unsent(_)) => false,
             // For this it was given up.
             Err(Unanswered::GivenUp) => return true,
         };
@@ -151,14 +169,11 @@ where
     /// One server, which is given up for another after `span`, if the budget allows it.
     async fn offer_for(
         &self,
-        span: Option<Duration>,
+        (span, retries): (Duration, &Retries),
         home: &Rc<Connections<B>>,
-        request: Request<B>,
-    ) -> Result<Sent<B>, Unanswered<B>> {
-        let (Some(span), Some(retries)) = (span, &self.options().retries) else {
-            return self.offer(home, request).await;
-        };
-        let mut offer = Box::pin(self.offer(home, request));
+        slot: &mut Option<Request<B>>,
+    ) -> Result<Sent<B>, Unanswered> {
+        let mut offer = pin!(self.offer(home, slot));
         match self.deadlines.within(span, &mut offer).await {
             Ok(outcome) => outcome,
             Err(Elapsed) if self.spend(retries) => {
@@ -175,15 +190,15 @@ where
     async fn offer(
         &self,
         home: &Rc<Connections<B>>,
-        request: Request<B>,
-    ) -> Result<Sent<B>, Unanswered<B>> {
+        slot: &mut Option<Request<B>>,
+    ) -> Result<Sent<B>, Unanswered> {
         let load = Load::new(home);
-        let is_bare = request.body().is_end_stream();
+        let is_bare = slot.as_ref().is_some_and(|it| it.body().is_end_stream());
         let offered = if self.options().http2 {
-            let offered = self.offer_http2(home, request).await;
+            let offered = self.offer_http2(home, slot).await;
             offered.map(|response| (response, None))
         } else {
-            let offered = self.offer_http1(home, request).await;
+            let offered = self.offer_http1(home, slot).await;
             offered.map(|(response, sender)| (response, Some(sender)))
         };
         self.note(home, is_bare, &offered);
@@ -198,14 +213,14 @@ where
         &self,
         home: &Connections<B>,
         is_bare: bool,
-        offered: &Result<(Response<Incoming>, T), Unanswered<B>>,
+        offered: &Result<(Response<Incoming>, T), Unanswered>,
     ) {
         let count_5xx = self.options().outlier.count_5xx;
         let is_failure = match offered {
             Ok((response, _)) => count_5xx && response.status().is_server_error(),
             Err(Unanswered::Sent(SendError::Handshake(_))) => true,
             Err(Unanswered::Sent(_)) => count_5xx && is_bare,
-            Err(Unanswered::Unsent(..) | Unanswered::GivenUp) => return,
+            Err(Unanswered::Unsent(_) | Unanswered::GivenUp) => return,
         };
         if is_failure {
             self.upstream.note_failure(&home.endpoint);
@@ -217,35 +232,30 @@ where
     async fn offer_http1(
         &self,
         home: &Connections<B>,
-        mut request: Request<B>,
-    ) -> Result<(Response<Incoming>, http1::SendRequest<B>), Unanswered<B>> {
+        slot: &mut Option<Request<B>>,
+    ) -> Result<(Response<Incoming>, http1::SendRequest<B>), Unanswered> {
         // Each kept connection may prove closed before one byte is sent; a new one settles it.
         while let Some(mut sender) = home.take_idle() {
-            let again = is_repeatable(&request).then(|| copy(&request));
-            match sender.try_send_request(request).await {
+            let sending = sender.try_send_request(take_and_leave_copy(slot));
+            match sending.await {
                 Ok(response) => return Ok((response, sender)),
                 Err(mut fault) => {
                     let unsent = fault.take_message();
                     let error = fault.into_error();
-                    match (unsent, again.filter(|_| is_silence(&error))) {
-                        (Some(same), _) => request = same,
-                        (None, Some(same)) => {
-                            // A request that kills the server must not meet every kept connection in turn.
-                            request = same;
-                            break;
-                        }
-                        (None, None) => {
-                            return Err(Unanswered::Sent(self.no_answer(home, error)));
-                        }
+                    if unsent.is_some() {
+                        *slot = unsent;
+                    } else if slot.is_some() && is_silence(&error) {
+                        // A request that kills the server must not meet every kept connection in turn.
+                        break;
+                    } else {
+                        return Err(Unanswered::Sent(self.no_answer(home, error)));
                     }
                 }
             }
         }
-        let mut sender = match self.connect_http1(home).await {
-            Ok(sender) => sender,
-            Err(error) => return Err(Unanswered::Unsent(request.into(), error)),
-        };
-        match sender.send_request(request).await {
+        let connected = self.connect_http1(home).await;
+        let mut sender = connected.map_err(Unanswered::Unsent)?;
+        match sender.send_request(take(slot)).await {
             Ok(response) => Ok((response, sender)),
             Err(error) => Err(Unanswered::Sent(self.no_answer(home, error))),
         }
@@ -254,28 +264,25 @@ where
     async fn offer_http2(
         &self,
         home: &Rc<Connections<B>>,
-        mut request: Request<B>,
-    ) -> Result<Response<Incoming>, Unanswered<B>> {
+        slot: &mut Option<Request<B>>,
+    ) -> Result<Response<Incoming>, Unanswered> {
         // A kept connection may be going away; the second round has a new one.
         let mut is_second = false;
         loop {
-            let (mut sender, tls_fault) = match self.http2(home).await {
-                Ok(connected) => connected,
-                Err(error) => return Err(Unanswered::Unsent(request.into(), error)),
-            };
-            match sender.try_send_request(request).await {
+            let connected = self.http2(home).await;
+            let (mut sender, tls_fault) = connected.map_err(Unanswered::Unsent)?;
+            match sender.try_send_request(take(slot)).await {
                 Ok(response) => return Ok(response),
                 Err(mut fault) => {
-                    let unsent = fault.take_message();
+                    *slot = fault.take_message();
                     let error = self.no_answer_http2(home, &tls_fault, fault.into_error());
-                    let Some(same) = unsent else {
+                    if slot.is_none() {
                         return Err(Unanswered::Sent(error));
-                    };
+                    }
                     *home.http2.borrow_mut() = Http2::None;
                     if is_second {
-                        return Err(Unanswered::Unsent(same.into(), error));
+                        return Err(Unanswered::Unsent(error));
                     }
-                    request = same;
                     is_second = true;
                 }
             }
@@ -333,6 +340,18 @@ fn is_repeatable<B: Body>(request: &Request<B>) -> bool {
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS
     ) && request.body().is_end_stream()
+}
+
+fn take<B>(slot: &mut Option<Request<B>>) -> Request<B> {
+    slot.take()
+        .expect("it is sent once for each time that it was put there")
+}
+
+/// Takes the request. If it may be sent again after it was sent, the slot has a copy.
+fn take_and_leave_copy<B: Body + Default>(slot: &mut Option<Request<B>>) -> Request<B> {
+    let request = take(slot);
+    *slot = is_repeatable(&request).then(|| copy(&request));
+    request
 }
 
 fn copy<B: Default>(request: &Request<B>) -> Request<B> {
