@@ -235,10 +235,7 @@ impl Acceptor {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = stop.cancelled() => {
-                    serving.drain.give();
-                    return Ok(());
-                }
+                () = stop.cancelled() => return Ok(()),
                 Some((parcel, seat)) = self.handed_over.recv() => {
                     if let Ok(accepted) = parcel.open() {
                         serving.start(accepted, seat);
@@ -296,6 +293,13 @@ struct Serving<F> {
     /// Connections are told to end.
     drain: Signal,
     metrics: ListenerMetrics,
+}
+
+impl<F> Drop for Serving<F> {
+    /// However it ends.
+    fn drop(&mut self) {
+        self.drain.give();
+    }
 }
 
 impl<F: Front> Serving<F> {

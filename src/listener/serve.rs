@@ -114,8 +114,10 @@ impl ConnectionFault {
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// HTTP/1: most bytes that are read at once of an upload that a service takes as quickly, and that wait for a client that
-/// takes its answer slowly. A buffer begins with 8 KiB and grows with what comes; heads have a bound of their own.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// takes its answer slowly. A buffer begins with 8 KiB and grows with what comes; heads have a bound of their own. Uploads
+/// of 1 MiB are a fifth cheaper still with twice as much, but whoever was refused may keep a buffer for as long as its
+/// connection is idle.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// HTTP/2: resets that a client may cause before the connection ends, of requests that have not begun (CVE-2023-44487) and
 /// by breaking the rules of a stream (CVE-2025-8671). hyper's defaults, written out. Requests that have begun: see
