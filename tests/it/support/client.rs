@@ -184,8 +184,7 @@ impl Request {
     }
 
     fn connect(&self) -> impl Future<Output = Connection> + use<> {
-        let from = self.from.unwrap_or([0; 4]);
-        Connection::open_from(from, self.address, self.version)
+        Connection::open_from(self.from, self.address, self.version)
     }
 
     fn into_http(self) -> http::Request<Body> {
@@ -243,13 +242,20 @@ pub(crate) enum Connection {
 
 impl Connection {
     pub(crate) async fn open(address: SocketAddr, version: Version) -> Self {
-        Self::open_from([0; 4], address, version).await
+        Self::open_from(None, address, version).await
     }
 
-    /// From this address of the machine; 0.0.0.0 is any.
-    pub(crate) async fn open_from(from: [u8; 4], address: SocketAddr, version: Version) -> Self {
+    /// From this address of the machine, or from any. Only who needs an address binds: the port of a connection that was
+    /// bound is lost to all others for a minute after its end, and the system has 28,000.
+    pub(crate) async fn open_from(
+        from: Option<[u8; 4]>,
+        address: SocketAddr,
+        version: Version,
+    ) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind((from, 0).into()).expect("an address");
+        if let Some(from) = from {
+            socket.bind((from, 0).into()).expect("an address");
+        }
         let stream = socket.connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         Self::over(stream, version).await
