@@ -182,6 +182,21 @@ impl Default for Due {
     }
 }
 
+impl Due {
+    fn set(&self, now: &AtomicU64, span: Duration) {
+        let span = u64::try_from(span.as_millis()).unwrap_or(NEVER);
+        self.set_at(now.load(Ordering::Relaxed).saturating_add(span));
+    }
+
+    fn set_at(&self, instant: u64) {
+        self.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.at.store(NEVER, Ordering::Relaxed);
+    }
+}
+
 impl Shared {
     fn read_clock(&self) -> u64 {
         let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(NEVER - 1);
@@ -193,12 +208,12 @@ impl Shared {
 impl Deadline {
     /// Due `span` from now.
     pub fn set(&self, span: Duration) {
-        set(&self.shared.now, &self.due.at, span);
+        self.due.set(&self.shared.now, span);
     }
 
     /// Due at an instant of [`Deadline::now`].
     pub fn set_at(&self, instant: u64) {
-        self.due.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
+        self.due.set_at(instant);
     }
 
     /// Milliseconds since the thread began to look, at the last sweep.
@@ -209,7 +224,7 @@ impl Deadline {
 
     /// Never due.
     pub fn clear(&self) {
-        self.due.at.store(NEVER, Ordering::Relaxed);
+        self.due.clear();
     }
 
     /// Something that sets this deadline from elsewhere.
@@ -255,12 +270,12 @@ impl Drop for Deadline {
 impl DeadlineHandle {
     /// Due `span` from now.
     pub fn set(&self, span: Duration) {
-        set(&self.now, &self.due.at, span);
+        self.due.set(&self.now, span);
     }
 
     /// Due at an instant of [`DeadlineHandle::now`].
     pub fn set_at(&self, instant: u64) {
-        self.due.at.store(instant.min(NEVER - 1), Ordering::Relaxed);
+        self.due.set_at(instant);
     }
 
     /// As [`Deadline::now`].
@@ -271,14 +286,8 @@ impl DeadlineHandle {
 
     /// Never due.
     pub fn clear(&self) {
-        self.due.at.store(NEVER, Ordering::Relaxed);
+        self.due.clear();
     }
-}
-
-fn set(now: &AtomicU64, at: &AtomicU64, span: Duration) {
-    let span = u64::try_from(span.as_millis()).unwrap_or(NEVER);
-    let due = now.load(Ordering::Relaxed).saturating_add(span);
-    at.store(due.min(NEVER - 1), Ordering::Relaxed);
 }
 
 impl fmt::Debug for Deadlines {
