@@ -563,24 +563,9 @@ mod tests {
 
     fn options() -> Options {
         Options {
-            address: Address::Tcp(([127, 0, 0, 1], 0).into()),
-            tls: None,
-            http2: true,
-            proxy_protocol: false,
-            trusted_proxies: [].into(),
             max_connections: 1,
-            max_connections_per_address: None,
             max_requests: 1,
-            failure_limit: None,
-            header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(75),
-            max_header_size: 32 * 1024,
-            max_headers: 100,
-            max_body_size: None,
-            body_timeout: Duration::from_mins(1),
-            body_min_rate: 240,
-            answer_min_rate: 240,
-            max_streams: 128,
+            ..Options::defaults()
         }
     }
 

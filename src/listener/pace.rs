@@ -195,7 +195,7 @@ mod tests {
     use super::super::accept::Place;
     use super::super::connection::Busy;
     use super::super::serve::serve;
-    use super::super::{Address, ConnectionFault, Front, Options};
+    use super::super::{ConnectionFault, Front, Options};
     use super::*;
     use crate::base::signal::Signal;
     use crate::http::executor::LocalExecutor;
@@ -259,24 +259,11 @@ mod tests {
         room: usize,
     ) -> (DuplexStream, JoinHandle<Result<(), ConnectionFault>>) {
         let options = Rc::new(Options {
-            address: Address::Tcp(([127, 0, 0, 1], 0).into()),
-            tls: None,
-            http2: true,
-            proxy_protocol: false,
-            trusted_proxies: [].into(),
             max_connections: 8,
-            max_connections_per_address: None,
             max_requests: 8,
-            failure_limit: None,
-            header_timeout: Duration::from_secs(10),
             idle_timeout: IDLE_TIMEOUT,
-            max_header_size: 32 * 1024,
-            max_headers: 100,
-            max_body_size: None,
-            body_timeout: Duration::from_mins(1),
-            body_min_rate: 240,
-            answer_min_rate: 240,
             max_streams: 8,
+            ..Options::defaults()
         });
         let (client, ours) = tokio::io::duplex(room);
         let place = Place::anywhere(&options);
