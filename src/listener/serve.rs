@@ -113,10 +113,10 @@ impl ConnectionFault {
 /// How long a connection may take to end after it was told to.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// HTTP/1: most bytes that are read at once of an upload that a service takes as quickly, and that wait for a client that
-/// takes its answer slowly. A buffer begins with 8 KiB and grows with what comes; heads have a bound of their own. Uploads
-/// of 1 MiB are a fifth cheaper still with twice as much, but whoever was refused may keep a buffer for as long as its
-/// connection is idle.
+/// HTTP/1: the room that is made to read an upload that a service takes as quickly, and most bytes that wait for a client
+/// that takes its answer slowly. A read buffer begins with 8 KiB and grows with what comes, in its place: then it may have
+/// nearly twice as much. Heads have a bound of their own. Uploads of 1 MiB are a fifth cheaper still with twice as much, but
+/// whoever was refused may keep a buffer for as long as its connection is idle.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// HTTP/2: resets that a client may cause before the connection ends, of requests that have not begun (CVE-2023-44487) and
@@ -474,5 +474,107 @@ impl<B, F: Future<Output = Response<B>> + Unpin> Future for Answer<F> {
             pace.answered();
         }
         Poll::Ready(Ok(response.map(|body| Paced::new(body, self.pace.take()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::task::Context;
+
+    use http_body::Frame;
+    use http_body_util::BodyExt as _;
+    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use tokio::task::{LocalSet, spawn_local};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    /// Reads a body as quickly as it comes, and then answers without an end.
+    #[derive(Default)]
+    struct Service {
+        /// Sizes of what came at once.
+        came: RefCell<Vec<usize>>,
+        /// Bytes of the answer that were asked for.
+        asked: Rc<Cell<usize>>,
+    }
+
+    struct Endless(Rc<Cell<usize>>);
+
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let bytes = Bytes::from_static(&[b'x'; 16 * KIB]);
+            self.0.update(|asked| asked + bytes.len());
+            Poll::Ready(Some(Ok(Frame::data(bytes))))
+        }
+    }
+
+    impl Front for Service {
+        type Body = Endless;
+
+        async fn answer(
+            self: Rc<Self>,
+            connection: Rc<Connection>,
+            request: Request<Incoming>,
+        ) -> Response<Endless> {
+            let _busy = connection.begin();
+            let mut body = request.into_body();
+            while let Some(frame) = body.frame().await {
+                let bytes = frame.unwrap().into_data().unwrap();
+                self.came.borrow_mut().push(bytes.len());
+            }
+            Response::new(Endless(Rc::clone(&self.asked)))
+        }
+    }
+
+    /// A client that sends `request` and then nothing, and takes nothing, with so much room in between.
+    async fn after_a_second(request: Vec<u8>, room: usize) -> Rc<Service> {
+        LocalSet::new()
+            .run_until(async {
+                let deadlines = Deadlines::new();
+                spawn_local(deadlines.clone().sweep());
+                let (mut client, ours): (DuplexStream, _) = tokio::io::duplex(room);
+                let service = Rc::new(Service::default());
+                let front = Rc::clone(&service);
+                let serving = spawn_local(async move {
+                    let options = Rc::new(Options::defaults());
+                    let place = Place::anywhere(&options);
+                    let client = (Peer::new(None, false), place, Duration::ZERO);
+                    serve(ours, client, options, front, &deadlines, &Signal::default()).await
+                });
+                client.write_all(&request).await.unwrap();
+                sleep(Duration::from_secs(1)).await;
+                serving.abort();
+                service
+            })
+            .await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_comes_in_pieces_of_64_kib_and_less_than_twice_that() {
+        let mut request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1048576\r\n\r\n".to_vec();
+        request.resize(request.len() + 1024 * KIB, b'x');
+        let room = request.len();
+        let service = after_a_second(request, room).await;
+        let came = service.came.borrow();
+        assert_eq!(came.iter().sum::<usize>(), 1024 * KIB);
+        let largest = *came.iter().max().unwrap();
+        assert!((64 * KIB..128 * KIB).contains(&largest), "{came:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_an_answer_that_nobody_takes_64_kib_and_a_frame_wait_at_most() {
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec();
+        let service = after_a_second(request, 1).await;
+        let asked = service.asked.get();
+        assert!((64 * KIB..=80 * KIB).contains(&asked), "{asked}");
     }
 }
