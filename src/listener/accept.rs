@@ -556,6 +556,7 @@ mod tests {
 
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::JoinHandle;
 
     use super::super::connection::{Connection, Phase};
     use super::*;
@@ -628,6 +629,49 @@ mod tests {
         }
     }
 
+    /// Begins to accept: where, and by which task.
+    fn accept(
+        options: Options,
+        metrics: &ListenerMetrics,
+    ) -> (SocketAddr, JoinHandle<io::Result<()>>) {
+        let (Address::Tcp(address), mut acceptors) = bind(&options, 1).unwrap() else {
+            panic!("an address of TCP was asked for");
+        };
+        let deadlines = Deadlines::new();
+        spawn_local(deadlines.clone().sweep());
+        let accepting = acceptors.remove(0).run(
+            Rc::new(options),
+            Rc::new(Clumsy),
+            deadlines,
+            TaskTracker::new(),
+            CancellationToken::new(),
+            metrics.clone(),
+        );
+        (address, spawn_local(accepting))
+    }
+
+    #[tokio::test]
+    async fn who_accepts_tells_its_connections_to_end_though_nobody_told_it_to_stop() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let (address, accepting) = accept(options(), &metrics());
+                let mut client = TcpStream::connect(address).await.unwrap();
+                client
+                    .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+                    .await
+                    .unwrap();
+                let mut said = vec![0; 8];
+                client.read_exact(&mut said).await.unwrap();
+                assert_eq!(said, b"HTTP/1.1", "it is served, and kept");
+                accepting.abort();
+                let rest = client.read_to_end(&mut said);
+                let rest = tokio::time::timeout(Duration::from_secs(10), rest).await;
+                rest.expect("closed long before it is idle for too long")
+                    .unwrap();
+            })
+            .await;
+    }
+
     #[tokio::test]
     async fn a_panic_ends_its_own_connection_or_stream_and_gives_back_its_places() {
         tokio::task::LocalSet::new()
@@ -635,19 +679,7 @@ mod tests {
                 let mut options = options();
                 options.max_connections_per_address = NonZeroUsize::new(1);
                 let metrics = metrics();
-                let (Address::Tcp(address), mut acceptors) = bind(&options, 1).unwrap() else {
-                    panic!("an address of TCP was asked for");
-                };
-                let deadlines = Deadlines::new();
-                spawn_local(deadlines.clone().sweep());
-                spawn_local(acceptors.remove(0).run(
-                    Rc::new(options),
-                    Rc::new(Clumsy),
-                    deadlines,
-                    TaskTracker::new(),
-                    CancellationToken::new(),
-                    metrics.clone(),
-                ));
+                let (address, _) = accept(options, &metrics);
                 let mut first = TcpStream::connect(address).await.unwrap();
                 first
                     .write_all(b"GET /panic HTTP/1.1\r\nhost: x\r\n\r\n")
