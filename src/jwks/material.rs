@@ -222,3 +222,26 @@ fn without_leading_zeros(octets: &[u8]) -> &[u8] {
     let zeros = octets.iter().take_while(|octet| **octet == 0).count();
     &octets[zeros..]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_rsa_signature_is_checked_with_is_made_once_and_kept() {
+        let key = Material::rsa(&[0xff; 256], &[1, 0, 1]).unwrap();
+        let Form::Rsa(rsa) = &key.form else {
+            panic!("a key of RSA");
+        };
+        for (at, (algorithm, _)) in RSA_ALGORITHMS.into_iter().enumerate() {
+            let kept = || rsa.parsed[at].get().is_some_and(Option::is_some);
+            assert_eq!(
+                kept(),
+                at == 0,
+                "{algorithm:?}: only the first is made early"
+            );
+            assert!(!key.is_signature(algorithm, b"", &[0; 256]));
+            assert!(kept(), "{algorithm:?}");
+        }
+    }
+}
