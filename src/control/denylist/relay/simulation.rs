@@ -1135,6 +1135,25 @@ fn a_gateway_that_is_cut_off_is_stale_in_time_and_in_sync_again_soon() {
     });
 }
 
+#[test]
+fn a_change_is_dated_by_its_id_while_the_clock_of_redis_is_behind() {
+    calm(async {
+        let mut story = two_in_sync().await;
+        story.gateways[0].revoke(&["alice".into()], START).await;
+        story.pass(STEP).await;
+        story.redis.server.lock().unwrap().clock_ms = -60_000;
+        story.pass(STALENESS).await;
+        let sequence = story.gateways[0].revoke(&["bob".into()], START).await;
+        let mut progress = story.gateways[0].fleet.relayed();
+        let relayed = progress.wait_for(|relayed| relayed.sequence >= sequence);
+        let relayed = timeout(Duration::from_mins(1), relayed).await.unwrap();
+        let relayed = relayed.unwrap().clone();
+        let now_ms = story.redis.server.lock().unwrap().now_ms();
+        assert!(now_ms < relayed.id.ms, "ids never go back");
+        assert!(relayed.at.0 * 1000 > relayed.id.ms, "{relayed:?}");
+    });
+}
+
 /// Seeds in parts, so that they run beside each other.
 const PARTS: u64 = 16;
 
