@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::payload::{Report, close_report};
 use super::*;
 use crate::base::clock::{ClockHand, UnixSeconds};
 use crate::control::denylist::order::{IssuerLife, Order};
@@ -1152,6 +1153,46 @@ fn a_change_is_dated_by_its_id_while_the_clock_of_redis_is_behind() {
         assert!(now_ms < relayed.id.ms, "ids never go back");
         assert!(relayed.at.0 * 1000 > relayed.id.ms, "{relayed:?}");
     });
+}
+
+#[test]
+fn a_twin_is_remembered_for_the_longer_max_staleness_of_the_two() {
+    for theirs in [STALENESS / 4, STALENESS * 3] {
+        calm(async {
+            let mut story = two_in_sync().await;
+            let name = story.gateways[0].name.clone();
+            // As another gateway sees it.
+            let seen = |story: &Story| {
+                let members = story.gateways[1].fleet.members();
+                let mut members = members.iter();
+                members.find(|it| it.name == name).unwrap().clone()
+            };
+            let twin = Report {
+                member: Member {
+                    at: UnixSeconds(story.redis.server.lock().unwrap().now_ms() / 1000),
+                    max_staleness: theirs,
+                    ..seen(&story)
+                },
+                retention_s: 0,
+                instance: 1,
+            };
+            // Said once, and then it is gone.
+            let said = close_report(&twin, &keys_of(SECRET, "jotgate").1);
+            {
+                let mut server = story.redis.server.lock().unwrap();
+                server.data.members.insert(name.clone(), said);
+            }
+            let longer = STALENESS.max(theirs);
+            story.pass(longer * 9 / 10).await;
+            let member = seen(&story);
+            assert!(member.shares_name, "{theirs:?}");
+            assert_eq!(member.max_staleness, longer, "it speaks for both");
+            story.pass(STALENESS).await;
+            let member = seen(&story);
+            assert!(!member.shares_name, "{theirs:?}");
+            assert_eq!(member.max_staleness, STALENESS);
+        });
+    }
 }
 
 /// Seeds in parts, so that they run beside each other.
