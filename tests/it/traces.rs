@@ -4,6 +4,7 @@ use hyper::body::Frame;
 use jotgate::base::clock::Clock;
 use serde_json::Value;
 
+use crate::support::authority::{Authority, HTTP_11, quoted};
 use crate::support::collector::{Collector, Span};
 use crate::support::process::Process;
 use crate::support::service::BlackHole;
@@ -358,6 +359,24 @@ async fn a_message_is_authenticated_sent_again_and_counted() {
     counted("ok", 3).await;
     assert_eq!(scene.collector.heads().len(), 4, "400 is for good");
     assert_eq!(scene.upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn a_renewed_authority_is_believed_with_the_next_try() {
+    let (before, now) = (Authority::new(), Authority::new());
+    let collector = Collector::over_tls(now.issue("127.0.0.1").server(HTTP_11)).await;
+    let (issuer, upstream) = (Issuer::start().await, Upstream::start().await);
+    let tls = format!("tls = {{ ca = {} }}", quoted(&before.file()));
+    let setup = Setup::new(&issuer, &upstream).section(otlp(&collector.url(), &tls));
+    let gateway = setup.start().await;
+    assert_eq!(gateway.get("/renewed").await.status(), 401);
+    eventually("a handshake", async || {
+        (collector.mistrusted() > 0).then_some(())
+    })
+    .await;
+    std::fs::copy(now.file(), before.file()).unwrap();
+    collector.request("/renewed").await;
+    assert_eq!(upstream.count(), 0);
 }
 
 #[tokio::test]

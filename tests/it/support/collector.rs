@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -20,14 +21,20 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1 as otlp;
 use prost::Message as _;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use super::eventually;
 
 /// A running collector. Its server ends with the scenario's runtime.
 pub(crate) struct Collector {
     address: SocketAddr,
+    scheme: &'static str,
     state: Arc<Mutex<State>>,
+    /// Handshakes of TLS that failed.
+    mistrusted: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -77,15 +84,51 @@ impl Span {
 
 impl Collector {
     pub(crate) async fn start() -> Self {
+        let (listener, collector) = Self::bind("http").await;
+        let state = Arc::clone(&collector.state);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, Arc::clone(&state)));
+            }
+        });
+        collector
+    }
+
+    /// One with TLS.
+    pub(crate) async fn over_tls(config: ServerConfig) -> Self {
+        let (listener, collector) = Self::bind("https").await;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let state = Arc::clone(&collector.state);
+        let mistrusted = Arc::clone(&collector.mistrusted);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                match acceptor.accept(stream).await {
+                    Ok(stream) => drop(tokio::spawn(serve(stream, Arc::clone(&state)))),
+                    Err(_) => drop(mistrusted.fetch_add(1, Ordering::SeqCst)),
+                }
+            }
+        });
+        collector
+    }
+
+    async fn bind(scheme: &'static str) -> (TcpListener, Self) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let state = Arc::<Mutex<State>>::default();
-        tokio::spawn(accept(listener, Arc::clone(&state)));
-        Self { address, state }
+        let collector = Self {
+            address: listener.local_addr().expect("an address"),
+            scheme,
+            state: Arc::default(),
+            mistrusted: Arc::default(),
+        };
+        (listener, collector)
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// How many have not believed its certificate.
+    pub(crate) fn mistrusted(&self) -> usize {
+        self.mistrusted.load(Ordering::SeqCst)
     }
 
     /// Answers the next messages with these, one after the other, and does not keep them.
@@ -129,15 +172,17 @@ impl Collector {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<Mutex<State>>) {
-    while let Ok((stream, _)) = listener.accept().await {
+async fn serve<S>(stream: S, state: Arc<Mutex<State>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
         let state = Arc::clone(&state);
-        let service = service_fn(move |request| {
-            let state = Arc::clone(&state);
-            async move { Ok::<_, Infallible>(answer(request, &state).await) }
-        });
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-    }
+        async move { Ok::<_, Infallible>(answer(request, &state).await) }
+    });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    // Whoever sends may leave.
+    drop(connection.await);
 }
 
 async fn answer(request: Request<Incoming>, state: &Mutex<State>) -> Response<Full<Bytes>> {
