@@ -15,8 +15,9 @@ use crate::jwks::Algorithm;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Sets iat, exp and a random jti. --claim and --header replace what the other options say; \
-    a value is read as JSON where it is JSON, as text otherwise; null leaves the member out.\n\n\
+    after_help = "Sets iat, exp and a random jti. --claim, --claim-string and --header replace what the other options \
+    say. A value of --claim and --header is read as JSON where it is JSON, as text otherwise; null leaves the member out. \
+    In iss, sub, aud, jti, sid, client_id and azp numbers and booleans are texts too; a value of --claim-string always is.\n\n\
     Examples:\n  \
     jotgate token mint --key private.pem --alg ES256 --issuer https://id.example.com \\\n    \
     --audience my-api --subject alice --claim sid=s1 --claim 'roles=[\"admin\"]'\n  \
@@ -41,9 +42,12 @@ pub(super) struct MintArgs {
     /// The claim sub
     #[arg(long)]
     subject: Option<String>,
-    /// Another claim; repeat it for several
-    #[arg(long, value_name = "NAME=VALUE", value_parser = member)]
+    /// Another claim, JSON or text; repeat it for several
+    #[arg(long, value_name = "NAME=VALUE", value_parser = claim)]
     claim: Vec<(String, Value)>,
+    /// Another claim, a text whatever it looks like; repeat it for several
+    #[arg(long, value_name = "NAME=TEXT", value_parser = text_member)]
+    claim_string: Vec<(String, Value)>,
     /// How long the token lives
     #[arg(long, value_name = "SPAN", default_value = "5m", value_parser = humantime::parse_duration)]
     expires_in: Duration,
@@ -54,6 +58,10 @@ pub(super) struct MintArgs {
     #[arg(long = "type", value_name = "TYP", default_value = "at+jwt")]
     typ: String,
 }
+
+/// Claims that are texts by their standards (RFC 7519, RFC 9068, OpenID Connect), or lists of them. As numbers they make a wrong
+/// token, and an account or a session may well be called by digits.
+const TEXTS: [&str; 7] = ["iss", "sub", "aud", "jti", "sid", "client_id", "azp"];
 
 pub(super) fn mint(args: &MintArgs, now: UnixSeconds, out: &mut dyn Write) -> Result<(), Failure> {
     let key = SigningKey::load(&args.key, args.alg, args.kid.clone())?;
@@ -73,6 +81,7 @@ pub(super) fn mint(args: &MintArgs, now: UnixSeconds, out: &mut dyn Write) -> Re
         many => drop(claims.insert("aud".to_owned(), many.into())),
     }
     apply(&mut claims, &args.claim);
+    apply(&mut claims, &args.claim_string);
     writeln!(out, "{}", key.sign(&header, &claims)?)?;
     Ok(())
 }
@@ -92,13 +101,28 @@ fn apply(members: &mut Map<String, Value>, changes: &[(String, Value)]) {
 #[error("write NAME=VALUE, such as sid=s1 or roles=[\"admin\"]")]
 struct MemberError;
 
+fn split(text: &str) -> Result<(&str, &str), MemberError> {
+    let member = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    member.ok_or(MemberError)
+}
+
 fn member(text: &str) -> Result<(String, Value), MemberError> {
-    let (name, value) = text.split_once('=').ok_or(MemberError)?;
-    if name.is_empty() {
-        return Err(MemberError);
-    }
+    let (name, value) = split(text)?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
     Ok((name.to_owned(), value))
+}
+
+fn text_member(text: &str) -> Result<(String, Value), MemberError> {
+    let (name, value) = split(text)?;
+    Ok((name.to_owned(), value.into()))
+}
+
+fn claim(text: &str) -> Result<(String, Value), MemberError> {
+    let (name, value) = member(text)?;
+    if TEXTS.contains(&name.as_str()) && (value.is_number() || value.is_boolean()) {
+        return text_member(text);
+    }
+    Ok((name, value))
 }
 
 #[cfg(test)]
@@ -200,9 +224,38 @@ mod tests {
     }
 
     #[test]
+    fn who_is_called_by_digits_is_called_by_a_text() {
+        let of = |name: &str, value: &str| {
+            let token = run(&["--claim", &format!("{name}={value}")]);
+            part(&token, 1).get(name).cloned()
+        };
+        for name in TEXTS {
+            // As it is written, also where no number is as long or has that form.
+            for digits in ["1234567890123456", "123456789012345678901234567890", "1e5"] {
+                assert_eq!(of(name, digits), Some(digits.into()), "{name}");
+            }
+            assert_eq!(of(name, "true"), Some("true".into()), "{name}");
+            assert_eq!(of(name, "\"7\""), Some("7".into()), "{name}");
+            assert_eq!(of(name, "[\"7\", 8]"), Some(json!(["7", 8])), "{name}");
+            assert_eq!(of(name, "null"), None, "{name}");
+        }
+        assert_eq!(of("exp", "7"), Some(json!(7)));
+    }
+
+    #[test]
+    fn a_claim_string_is_a_text_whatever_it_looks_like() {
+        for text in ["7", "true", "null", "[1]", "\"7\"", "a=b", ""] {
+            let token = run(&["--claim-string", &format!("n={text}")]);
+            assert_eq!(part(&token, 1)["n"], text);
+        }
+    }
+
+    #[test]
     fn a_claim_without_a_name_is_wrong_usage() {
         for wrong in ["sid", "=x"] {
-            assert!(member(wrong).is_err(), "{wrong}");
+            for parse in [member, text_member, claim] {
+                assert!(parse(wrong).is_err(), "{wrong}");
+            }
         }
     }
 }

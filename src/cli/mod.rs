@@ -88,7 +88,7 @@ enum TokenCommand {
     /// Show what a token says, what is wrong with it, and how it can be revoked
     Inspect(inspect::InspectArgs),
     /// Sign a token for tests
-    Mint(mint::MintArgs),
+    Mint(Box<mint::MintArgs>),
 }
 
 #[derive(Debug, Subcommand)]
