@@ -5,6 +5,7 @@ mod addresses;
 mod connection;
 mod frames;
 mod framing;
+mod gather;
 mod inherited;
 mod io;
 mod options;

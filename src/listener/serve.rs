@@ -22,6 +22,7 @@ use super::accept::Place;
 use super::connection::{Connection, Phase};
 use super::frames::{Credit, Frames};
 use super::framing::Framing;
+use super::gather::gather;
 use super::io::{ClientIo, First, Watch};
 use super::options::Options;
 use super::pace::{Pace, Paced, StreamExecutor};
@@ -50,7 +51,7 @@ pub trait Front: 'static {
 /// Why a connection did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionFault {
-    /// Reading the first bytes failed.
+    /// Reading the first bytes failed, or writing on HTTP/2.
     #[error("the connection broke")]
     Io(#[from] io::Error),
     /// The protocol was violated, or the connection broke in the middle of something.
@@ -227,10 +228,7 @@ where
     let phase = Phase::new(deadline.handle(), header_timeout, options.idle_timeout);
     let connection = Rc::new(Connection::new(peer, &options, phase.clone(), place));
     let patience = Patience::new(options.idle_timeout, options.answer_min_rate);
-    let client = |watch| {
-        let io = ClientIo::new(first, stream, phase.clone(), patience, watch);
-        TokioIo::new(io)
-    };
+    let client = |watch| ClientIo::new(first, stream, phase.clone(), patience, watch);
     if is_http2 {
         let credit = Credit::new(options.max_streams);
         let io = client(Watch::Http2(Frames::new(credit.clone())));
@@ -300,7 +298,7 @@ async fn tell_protocol<S: AsyncRead + Unpin>(
 }
 
 async fn serve_http1<S, F>(
-    io: TokioIo<ClientIo<S>>,
+    io: ClientIo<S>,
     service: FrontService<F>,
     options: &Options,
     deadline: &Deadline,
@@ -321,7 +319,7 @@ where
         .max_buf_size(options.max_header_size.max(BUFFER_BYTES_MAX))
         .half_close(false)
         .ignore_invalid_headers(false)
-        .serve_connection(io, service)
+        .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut drained = drain.wait();
     let mut told = false;
@@ -362,7 +360,7 @@ where
 }
 
 async fn serve_http2<S, F>(
-    io: TokioIo<ClientIo<S>>,
+    io: ClientIo<S>,
     service: FrontService<F>,
     executor: StreamExecutor,
     options: &Options,
@@ -374,6 +372,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Front,
 {
+    let (io, outlet) = gather(io);
     let mut connection = std::pin::pin!(
         http2::Builder::new(executor)
             .timer(TokioTimer::new())
@@ -385,14 +384,19 @@ where
             .max_header_list_size(u32::try_from(options.max_header_size).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(PENDING_ACCEPT_RESETS_MAX)
             .max_local_error_reset_streams(LOCAL_ERROR_RESETS_MAX)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(io), service)
     );
     let mut drained = drain.wait();
     let mut told = false;
     poll_fn(|cx| {
         loop {
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            let turn = connection.as_mut().poll(cx);
+            let sent = outlet.poll_flush(cx);
+            if let Poll::Ready(ended) = turn {
                 return Poll::Ready(ended.map_err(ConnectionFault::from));
+            }
+            if let Poll::Ready(Err(error)) = sent {
+                return Poll::Ready(Err(error.into()));
             }
             let idle = deadline.poll(cx).is_ready();
             // A goodbye would not be taken either.
@@ -480,19 +484,24 @@ impl<B, F: Future<Output = Response<B>> + Unpin> Future for Answer<F> {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Context;
 
+    use futures_util::future::join_all;
     use http_body::Frame;
-    use http_body_util::BodyExt as _;
-    use tokio::io::{AsyncWriteExt as _, DuplexStream};
+    use http_body_util::{BodyExt as _, Empty};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadBuf};
     use tokio::task::{LocalSet, spawn_local};
-    use tokio::time::sleep;
+    use tokio::time::{Instant, sleep};
 
     use super::*;
+    use crate::http::executor::LocalExecutor;
+    use crate::listener::io::PREFACE;
 
     const KIB: usize = 1024;
 
-    /// Reads a body as quickly as it comes, and then answers without an end.
+    /// Reads a body as quickly as it comes, and then answers with so many bytes as the path says; `/` has no end.
     #[derive(Default)]
     struct Service {
         /// Sizes of what came at once.
@@ -501,55 +510,71 @@ mod tests {
         asked: Rc<Cell<usize>>,
     }
 
-    struct Endless(Rc<Cell<usize>>);
+    struct Answer {
+        left: usize,
+        asked: Rc<Cell<usize>>,
+    }
 
-    impl Body for Endless {
+    impl Body for Answer {
         type Data = Bytes;
         type Error = Infallible;
 
         fn poll_frame(
-            self: Pin<&mut Self>,
+            mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            let bytes = Bytes::from_static(&[b'x'; 16 * KIB]);
-            self.0.update(|asked| asked + bytes.len());
-            Poll::Ready(Some(Ok(Frame::data(bytes))))
+            let bytes = self.left.min(16 * KIB);
+            self.left -= bytes;
+            self.asked.update(|asked| asked + bytes);
+            let frame = Frame::data(Bytes::from_static(&[b'x'; 16 * KIB]).split_to(bytes));
+            Poll::Ready((bytes > 0).then_some(Ok(frame)))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.left == 0
         }
     }
 
     impl Front for Service {
-        type Body = Endless;
+        type Body = Answer;
 
         async fn answer(
             self: Rc<Self>,
             connection: Rc<Connection>,
             request: Request<Incoming>,
-        ) -> Response<Endless> {
+        ) -> Response<Answer> {
             let _busy = connection.begin();
+            let left = request.uri().path()[1..].parse().unwrap_or(usize::MAX);
             let mut body = request.into_body();
             while let Some(frame) = body.frame().await {
                 let bytes = frame.unwrap().into_data().unwrap();
                 self.came.borrow_mut().push(bytes.len());
             }
-            Response::new(Endless(Rc::clone(&self.asked)))
+            let asked = Rc::clone(&self.asked);
+            Response::new(Answer { left, asked })
         }
+    }
+
+    async fn serve_default<S>(stream: S, front: Rc<Service>) -> Result<(), ConnectionFault>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let deadlines = Deadlines::new();
+        spawn_local(deadlines.clone().sweep());
+        let options = Rc::new(Options::defaults());
+        let place = Place::anywhere(&options);
+        let client = (Peer::new(None, false), place, Duration::ZERO);
+        let drain = Signal::default();
+        serve(stream, client, options, front, &deadlines, &drain).await
     }
 
     /// A client that sends `request` and then nothing, and takes nothing, with so much room in between.
     async fn after_a_second(request: Vec<u8>, room: usize) -> Rc<Service> {
         LocalSet::new()
             .run_until(async {
-                let deadlines = Deadlines::new();
-                spawn_local(deadlines.clone().sweep());
-                let (mut client, ours): (DuplexStream, _) = tokio::io::duplex(room);
+                let (mut client, ours) = tokio::io::duplex(room);
                 let service = Rc::new(Service::default());
-                let front = Rc::clone(&service);
-                let serving = spawn_local(async move {
-                    let options = Rc::new(Options::defaults());
-                    let place = Place::anywhere(&options);
-                    let client = (Peer::new(None, false), place, Duration::ZERO);
-                    serve(ours, client, options, front, &deadlines, &Signal::default()).await
-                });
+                let serving = spawn_local(serve_default(ours, Rc::clone(&service)));
                 client.write_all(&request).await.unwrap();
                 sleep(Duration::from_secs(1)).await;
                 serving.abort();
@@ -576,5 +601,166 @@ mod tests {
         let service = after_a_second(request, 1).await;
         let asked = service.asked.get();
         assert!((64 * KIB..=80 * KIB).contains(&asked), "{asked}");
+    }
+
+    /// Counts what is written to it.
+    struct Counted {
+        stream: DuplexStream,
+        writes: Arc<AtomicUsize>,
+    }
+
+    impl AsyncRead for Counted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            Pin::new(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn over_http2_answers_that_are_ready_go_out_together() {
+        const REQUESTS: usize = 50;
+        let together = async {
+            let (client, stream) = tokio::io::duplex(128 * KIB);
+            let writes = Arc::new(AtomicUsize::new(0));
+            let ours = Counted {
+                stream,
+                writes: Arc::clone(&writes),
+            };
+            spawn_local(serve_default(ours, Rc::new(Service::default())));
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(LocalExecutor, TokioIo::new(client))
+                    .await
+                    .unwrap();
+            spawn_local(async { drop(connection.await) });
+            let answers = [(); REQUESTS].map(|()| {
+                let request = Request::get("http://x/1000").body(Empty::<Bytes>::new());
+                sender.send_request(request.unwrap())
+            });
+            for answer in join_all(answers).await {
+                let body = answer.unwrap().into_body().collect().await.unwrap();
+                assert_eq!(body.to_bytes().len(), 1000);
+            }
+            let writes = writes.load(Ordering::Relaxed);
+            assert!(writes < REQUESTS / 2, "{writes}");
+        };
+        LocalSet::new().run_until(together).await;
+    }
+
+    /// A client of HTTP/2 that asks for so many bytes.
+    fn get_over_http2(bytes: &str) -> Vec<u8> {
+        let path = [&[0x04, bytes.len() as u8 + 1, b'/'], bytes.as_bytes()].concat();
+        let fields = [&[0x82, 0x86, 0x01, 1, b'x'], &path[..]].concat();
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let headers = [0, 0, fields.len() as u8, 1, 0x05, 0, 0, 0, 1];
+        [&PREFACE[..], &settings, &headers, &fields].concat()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_over_http2_is_cut_off() {
+        let cut_off = async {
+            // Of the small one all waits below HTTP/2.
+            for bytes in ["5000", "200000"] {
+                let (mut client, ours) = tokio::io::duplex(100);
+                let began = Instant::now();
+                let serving = spawn_local(serve_default(ours, Rc::new(Service::default())));
+                client.write_all(&get_over_http2(bytes)).await.unwrap();
+                let ended = serving.await.unwrap();
+                assert!(
+                    matches!(ended, Err(ConnectionFault::SlowReader)),
+                    "{ended:?}"
+                );
+                let (took, idle) = (began.elapsed(), Options::defaults().idle_timeout);
+                assert!(
+                    took >= idle && took < idle + Duration::from_secs(5),
+                    "{took:?}"
+                );
+            }
+        };
+        LocalSet::new().run_until(cut_off).await;
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_a_client_of_http2_broke_off_reaches_it() {
+        let broken_off = async {
+            let (mut client, ours) = tokio::io::duplex(64 * KIB);
+            let half_a_frame = [0, 0, 8, 6];
+            let request = [&get_over_http2("1000")[..], &half_a_frame].concat();
+            client.write_all(&request).await.unwrap();
+            client.shutdown().await.unwrap();
+            let ended = serve_default(ours, Rc::new(Service::default())).await;
+            assert!(matches!(ended, Err(ConnectionFault::Http(_))), "{ended:?}");
+            let mut came = vec![];
+            client.read_to_end(&mut came).await.unwrap();
+            assert_eq!(came.get(3), Some(&4), "its settings: {came:?}");
+        };
+        LocalSet::new().run_until(broken_off).await;
+    }
+
+    /// A client that sent this, stays, and can be told nothing.
+    struct Unreachable(Vec<u8>);
+
+    impl AsyncRead for Unreachable {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Pending;
+            }
+            let bytes = self.0.len().min(buffer.remaining());
+            buffer.put_slice(&self.0.drain(..bytes).collect::<Vec<u8>>());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Unreachable {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_of_http2_that_cannot_be_written_to_is_given_up() {
+        let given_up = async {
+            let client = Unreachable(get_over_http2("1000"));
+            let ended = serve_default(client, Rc::new(Service::default())).await;
+            assert!(matches!(ended, Err(ConnectionFault::Io(_))), "{ended:?}");
+        };
+        LocalSet::new().run_until(given_up).await;
     }
 }
