@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import struct
 
 
@@ -23,17 +24,29 @@ def read_message(stream, buffer):
     return head, rest[length:]
 
 
+def connect(address, tls, protocol):
+    """`tls`: whether the connection has TLS. Whose certificate it is does not matter here."""
+    stream = socket.create_connection(address, timeout=30)
+    if not tls:
+        return stream
+    context = ssl._create_unverified_context()
+    context.set_alpn_protocols([protocol])
+    return context.wrap_socket(stream)
+
+
 class Http1:
     """One kept connection of HTTP/1.1."""
 
-    def __init__(self, address):
-        self.stream = socket.create_connection(address, timeout=30)
+    def __init__(self, address, tls=False):
+        self.stream = connect(address, tls, "http/1.1")
 
-    def ask(self, path, token):
-        """The status of the answer, when all of it is there."""
+    def ask(self, path, token, body=None):
+        """The status of the answer, when all of it is there. With a body it is a POST."""
+        method, length = ("GET", "") if body is None else ("POST", f"content-length: {len(body)}\r\n")
         authorization = f"authorization: Bearer {token}\r\n" if token else ""
         lines = "accept: */*\r\nuser-agent: benches\r\n"
-        self.stream.sendall(f"GET {path} HTTP/1.1\r\nhost: api.example.com\r\n{lines}{authorization}\r\n".encode())
+        head = f"{method} {path} HTTP/1.1\r\nhost: api.example.com\r\n{lines}{length}{authorization}\r\n"
+        self.stream.sendall(head.encode() + (body or b""))
         head, rest = read_message(self.stream, b"")
         if head is None or rest:
             raise ConnectionError(f"no answer, or more than one: {head} {rest}")
@@ -50,8 +63,8 @@ class Http2:
     GET, HTTP, ROOT, OK = 2, 6, 4, 8
     STATIC = 61
 
-    def __init__(self, address):
-        self.stream, self.next, self.sent = socket.create_connection(address, timeout=30), 1, []
+    def __init__(self, address, tls=False):
+        self.stream, self.next, self.sent = connect(address, tls, "h2"), 1, []
         self.stream.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         self.frame(self.SETTINGS, 0, 0, b"")
         # Room for all answers: none of ours then counts the opening of windows.

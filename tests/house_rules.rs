@@ -256,6 +256,7 @@ fn unsafe_code_is_forbidden_and_dependencies_are_locked() {
         "scripts/test",
         "scripts/audit",
         "scripts/sbom",
+        "scripts/pgo",
         "fuzz/run",
         "Dockerfile",
     ] {
