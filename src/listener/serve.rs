@@ -670,10 +670,11 @@ mod tests {
 
     /// A client of HTTP/2 that asks for so many bytes.
     fn get_over_http2(bytes: &str) -> Vec<u8> {
-        let path = [&[0x04, bytes.len() as u8 + 1, b'/'], bytes.as_bytes()].concat();
+        let short = |length: usize| u8::try_from(length).unwrap();
+        let path = [&[0x04, short(bytes.len() + 1), b'/'], bytes.as_bytes()].concat();
         let fields = [&[0x82, 0x86, 0x01, 1, b'x'], &path[..]].concat();
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-        let headers = [0, 0, fields.len() as u8, 1, 0x05, 0, 0, 0, 1];
+        let headers = [0, 0, short(fields.len()), 1, 0x05, 0, 0, 0, 1];
         [&PREFACE[..], &settings, &headers, &fields].concat()
     }
 
