@@ -1,6 +1,6 @@
 //! Services that fail in every way, each played by hand: whose fault it is, and that nothing cut is taken for whole.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Version;
@@ -350,7 +350,10 @@ async fn an_answer_before_the_end_of_the_upload_arrives_though_the_service_close
         let (frames, body) = mpsc::channel(1);
         let sending = tokio::spawn(async move {
             let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
-            while frames.send(Frame::data(chunk.clone())).await.is_ok() {}
+            // Who sends as fast as it can has sent more than is drained before it looks for an answer.
+            while frames.send(Frame::data(chunk.clone())).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
         });
         let request = gateway.post("/").version(version).stream(body);
         let answer = tokio::spawn(request.open());
