@@ -75,7 +75,7 @@ impl Options {
 #[cfg(test)]
 impl Options {
     /// Every default, on a port that the system chooses.
-    pub(super) fn defaults() -> Self {
+    pub(crate) fn defaults() -> Self {
         Self {
             address: Address::Tcp(([127, 0, 0, 1], 0).into()),
             tls: None,

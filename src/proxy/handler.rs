@@ -905,24 +905,8 @@ mod tests {
     async fn gateway(port: u16) -> TcpStream {
         let metrics = Metrics::new();
         let options = Options {
-            address: Address::Tcp(([127, 0, 0, 1], 0).into()),
-            tls: None,
             http2: false,
-            proxy_protocol: false,
-            trusted_proxies: [].into(),
-            max_connections: 8,
-            max_connections_per_address: None,
-            max_requests: 8,
-            failure_limit: None,
-            header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(75),
-            max_header_size: 32 * 1024,
-            max_headers: 100,
-            max_body_size: None,
-            body_timeout: Duration::from_mins(1),
-            body_min_rate: 240,
-            answer_min_rate: 240,
-            max_streams: 8,
+            ..Options::defaults()
         };
         let (Address::Tcp(address), mut acceptors) = bind(&options, 1).unwrap() else {
             panic!("an address of TCP was asked for");
